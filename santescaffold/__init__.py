@@ -1,0 +1,1 @@
+"""Answers of a SanteDB planning questionnaire become a deployment repository."""
