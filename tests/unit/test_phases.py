@@ -45,7 +45,8 @@ def clauses(task):
     when = task["applies_when"]
     if when == "always":
         return []
-    assert len(when) == 1 and set(when) <= {"all", "any"}
+    assert len(when) == 1
+    assert set(when) <= {"all", "any"}
     return next(iter(when.values()))
 
 
@@ -106,10 +107,11 @@ def test_applies_when(task):
     for clause in clauses(task):
         assert clause["answer"] in ANSWERS
         operators = set(clause) - {"answer"}
-        assert len(operators) == 1 and operators <= OPERATORS
+        assert len(operators) == 1
+        assert operators <= OPERATORS
         value = clause[operators.pop()]
-        # An unquoted YAML no, yes or version number would silently never match.
-        assert isinstance(value, (str, bool, int, list)) and not isinstance(value, float)
+        # An unquoted version number would be a float and silently never match.
+        assert isinstance(value, (str, bool, int, list))
 
 
 @each_task
@@ -120,7 +122,8 @@ def test_gate(task):
         assert task["gate_basis"] in {"preflight", "stated", "inferred"}
         assert task["depends_on"], "a gate task says what it rests on"
     else:
-        assert "gate_stage" not in task and "gate_basis" not in task
+        assert "gate_stage" not in task
+        assert "gate_basis" not in task
 
 
 def test_gate_counts():
