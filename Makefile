@@ -1,0 +1,62 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine with Python 3.11 or newer: make demo, make test.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+DEMO := demo/demoland-client-registry
+WORKERS ?= 2
+
+.PHONY: help setup demo test unit lint typecheck lab lab-install catalog golden reference benchmark clean
+
+help: ## list all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create the virtual environment with everything the targets need
+
+$(STAMP): pyproject.toml tools/setup-python
+	@PYTHON=$(PYTHON) tools/setup-python $(VENV)
+	@touch $@
+
+demo: $(STAMP) ## render the plan of Demoland into a committed repository, check it and show its status
+	@rm -rf $(DEMO) && mkdir -p demo
+	$(BIN)/santescaffold new $(DEMO) --answers tests/plans/valid/demoland-mpi.yml --template "$(CURDIR)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -C $(DEMO) check
+	$(BIN)/santescaffold status $(DEMO)
+
+test: $(STAMP) lint typecheck unit lab ## everything CI runs: linters, types, all tests, the lab where the machine allows
+
+unit: $(STAMP) ## all tests that need no lab
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not lab" tests
+
+lint: $(STAMP) ## ruff, generated files fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check santescaffold tools tests
+	$(BIN)/python -m tools.compile_catalog --check
+	$(BIN)/python -m tools.generate_schema --check
+	$(BIN)/python -m tools.generate_reference --check
+
+typecheck: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+lab: $(STAMP) ## deploy named plans to real hosts made on this machine (needs root; says why where it cannot)
+	@tools/run-lab $(BIN)
+
+catalog: $(STAMP) ## compile questions/ and catalog/ for the template
+	$(BIN)/python -m tools.compile_catalog
+
+golden: $(STAMP) catalog ## write the golden trees of the named plans; review the diff
+	$(BIN)/python -m tools.golden
+
+reference: $(STAMP) catalog ## write the reference pages, the schemas and the role pages from the data
+	$(BIN)/python -m tools.generate_schema
+	$(BIN)/python -m tools.generate_reference
+
+benchmark: $(STAMP) ## measure rendering against a trivial template, and 1,000 clinics against 10
+	$(BIN)/python benchmarks/rendering.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

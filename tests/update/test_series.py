@@ -1,0 +1,126 @@
+"""Random series of answer changes, people's edits and template versions: no edit is ever silently gone.
+
+The series are drawn by hypothesis from a fixed seed, so every run tries the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.conftest import ReleasedTemplate
+from tests.support import ROOT, commit, git, load_plan
+from tools.render import snapshot
+
+ANSWER_CHANGES: list[dict[str, Any]] = [
+    {"web_portal": False},
+    {"web_portal": True},
+    {"topology": "clustered", "cache": "redis"},
+    {"topology": "single_host"},
+    {"concurrent_clients": 90},
+    {"environments": ["production"]},
+    {"environments": ["training", "staging", "production"]},
+    {"break_glass": True},
+    {"roles": ["mfr", "mpr"], "mdm_resources": None},
+    {"roles": ["mfr"]},
+    {"offline": True},
+    {"mfa": "optional"},
+    {"identity_domains": [{"name": "Licence", "namespace_id": "LIC", "oid": "2.16.840.1.113883.3.9.4", "url": "https://id.example.org/lic", "purpose": "licensing", "scope": ["Place"]}]},
+    {"languages": ["en", "fr"]},
+]
+EDITABLE = [
+    "README.md",
+    "docs/operational-architecture.md",
+    "docs/threat-risk-assessment.md",
+    "docs/privacy-impact-assessment.md",
+    "docs/raci.md",
+    "docs/business-continuity.md",
+    "docs/runbooks/backup-and-restore.md",
+    "checklists/4-deployment.md",
+]
+OWN = ["records/project/PLN-10.yml", "records/production/DEP-79.yml", "inventories/production/group_vars/all/90-local.yml"]
+
+STEP = st.one_of(
+    st.tuples(st.just("answers"), st.integers(0, len(ANSWER_CHANGES) - 1)),
+    st.tuples(st.just("edit"), st.sampled_from(EDITABLE), st.integers(0, 10_000)),
+    st.tuples(st.just("append"), st.sampled_from(EDITABLE)),
+    st.tuples(st.just("own"), st.sampled_from(OWN)),
+    st.tuples(st.just("version"), st.sampled_from(EDITABLE), st.integers(0, 10_000)),
+)
+
+
+def insert_line(path: Path, line: str, place: int) -> None:
+    """Insert ``line`` as a paragraph after one of the blank lines of ``path``, outside tables and code."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    fenced = False
+    places = []
+    for number, text in enumerate(lines):
+        fenced ^= text.startswith("```")
+        if not text and not fenced:
+            places.append(number)
+    at = places[place % len(places)] if places else len(lines)
+    lines[at:at] = ["", line]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def resolve(path: Path) -> None:
+    """Settle conflicts as a careful person would who keeps both sides."""
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"(<{7}|={7}|>{7})( |$)", line)]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+@pytest.mark.slow
+@seed(20261121)
+@settings(max_examples=6, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(STEP, min_size=4, max_size=7))
+def test_no_edit_is_silently_gone(steps: list[tuple[Any, ...]]) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="santescaffold-series-"))
+    try:
+        template = ReleasedTemplate(snapshot(scratch / "template", ROOT))
+        git(template.path, "init", "--quiet", "--initial-branch", "main")
+        template.release("v1.0.0")
+        repository = template.copy(scratch / "repository", load_plan("facility-registry"))
+        edits: dict[str, str] = {}
+        version = 0
+        for number, step in enumerate(steps):
+            kind = step[0]
+            mark = f"Edit {number} by the people of the registry."
+            if kind == "edit":
+                insert_line(repository / step[1], mark, step[2])
+                edits[mark] = step[1]
+            elif kind == "append":
+                path = repository / step[1]
+                path.write_text(path.read_text(encoding="utf-8") + f"\n{mark}\n", encoding="utf-8")
+                edits[mark] = step[1]
+            elif kind == "own":
+                path = repository / step[1]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"# {mark}\n---\nkept: true\n", encoding="utf-8")
+                edits = {old: name for old, name in edits.items() if name != step[1]} | {mark: step[1]}
+            if kind in ("edit", "append", "own"):
+                commit(repository, mark)
+                continue
+            if kind == "version":
+                version += 1
+                source = template.path / "template" / f"{step[1]}.jinja"
+                insert_line(source, f"Text of version {version} of the template.", step[2])
+                template.release(f"v1.{version}.0")
+                conflicts = template.update(repository, ref=None)
+            else:
+                conflicts = template.update(repository, ANSWER_CHANGES[step[1]])
+            for old, name in edits.items():
+                text = (repository / name).read_text(encoding="utf-8")
+                assert old in text, f"{old!r} of {name} is gone after {step}; conflicts: {conflicts}"
+            for name in conflicts:
+                resolve(repository / name)
+            assert not list(repository.rglob("*.rej"))
+            commit(repository, f"update {number}")
+    finally:
+        shutil.rmtree(scratch)
