@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tools.lab import namespaces, needs
+from tools.lab import images, namespaces, needs
 from tools.lab.base import SUITES, base_image
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     verbs.add_parser("doctor", help="try every prerequisite and say what fails")
     verbs.add_parser("install", help="apt-get install what is missing (root)")
     build = verbs.add_parser("build", help="build the base images ahead of time")
-    build.add_argument("suite", nargs="*", default=["bookworm"], help=f"{', '.join(SUITES.values())}; standin")
+    build.add_argument("suite", nargs="*", default=["bookworm"], help=f"{', '.join(SUITES.values())}, standin, compose")
     verbs.add_parser("sweep", help="remove what killed runs left behind")
     options = parser.parse_args(arguments)
     if options.verb == "doctor":
@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
         for suite in options.suite:
             begun = time.monotonic()
             if suite == "standin":
-                from tools.lab.images import standin_archive
-
-                path = standin_archive()
+                path = images.standin_archive()
+            elif suite == "compose":
+                path = images.compose_plugin()
             else:
                 path = base_image(suite)
             print(f"{path} ({time.monotonic() - begun:.1f} s)")

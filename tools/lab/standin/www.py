@@ -1,0 +1,40 @@
+"""A stand-in for the web access gateway's image: one page on 9200, and the secret it was started with checked once."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from pathlib import Path
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with one page that says what it is."""
+
+    def do_GET(self) -> None:
+        """Send the page."""
+        data = (
+            f"<!doctype html><title>SanteDB stand-in</title><h1>Portal stand-in on {socket.gethostname()}</h1>".encode()
+        )
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until a signal ends the process. Data lies under /santedb/instances/<name>, as the real one's does (Q38)."""
+    options = dict(word.lstrip("-").partition("=")[::2] for word in arguments if "=" in word)
+    for index, word in enumerate(arguments[:-1]):
+        if word in {"--name", "--base"}:
+            options[word.lstrip("-")] = arguments[index + 1]
+    folder = Path("/santedb/instances") / (options.get("name") or "default")
+    for part in ("config", "data"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    print("SanteDB Web Access Gateway (STAND-IN, not SanteDB)", flush=True)
+    print(f"Configuration Directory: {folder}/config\nData Directory: {folder}/data", flush=True)
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", 9200), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Event().wait()
+    return 0
