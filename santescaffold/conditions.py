@@ -1,7 +1,7 @@
 """The condition language of the catalogue, in Python.
 
-``macros/conditions.jinja`` is the same in Jinja and says what the operators mean. The two are held together by one table of
-cases, ``tests/unit/conditions.yml``.
+``macros/conditions.jinja`` is the same in Jinja and says what the operators mean. One table of
+cases holds the two together, ``tests/unit/conditions.yml``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def applies(condition: Condition, answers: Mapping[str, Any], item: Any = None) 
         raise ConditionError("a condition is empty")
     if "answer" in condition or "field" in condition:
         return _clause(condition, answers, item)
-    return all([_part(part, wanted, answers, item) for part, wanted in condition.items()])
+    results = [_part(part, wanted, answers, item) for part, wanted in condition.items()]
+    return all(results)
 
 
 def answers_named(condition: Condition) -> list[str]:
@@ -56,8 +57,8 @@ def answers_named(condition: Condition) -> list[str]:
 def accepts_shorter(expression: str, length: int) -> bool:
     """Return whether a password expression accepts some text shorter than ``length``.
 
-    Only expressions of lookaheads, character classes and counts are judged (what ``_judged`` lets through); the answer is
-    False for all others, since they may be slow or not be Python's.
+    Only expressions of lookaheads, character classes and counts are judged (what ``_judged`` lets through); the answer
+    is False for all others, since they may be slow or not be Python's.
     """
     if not _judged(expression) or not 1 < length <= 64:
         return False
@@ -112,7 +113,8 @@ def _clause(clause: Mapping[str, Any], answers: Mapping[str, Any], item: Any) ->
     operators = [name for name in clause if name not in ("answer", "field")]
     if not operators:
         raise ConditionError("a clause needs an operator")
-    return all([_holds(operator, value, clause[operator], answers) for operator in operators])
+    results = [_holds(operator, value, clause[operator], answers) for operator in operators]
+    return all(results)
 
 
 def _counted(value: Any) -> bool:

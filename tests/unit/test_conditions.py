@@ -58,7 +58,12 @@ def test_answers_named_follows_every_reference() -> None:
         "all": [
             {"answer": "tra.status", "is": "approved"},
             {"not": {"answer": "hosts", "some_item": {"field": "name", "is": "x"}}},
-            {"any": [{"answer": "rto_hours", "greater_than_answer": "mto_hours"}, {"answer": "tra.status", "is_set": True}]},
+            {
+                "any": [
+                    {"answer": "rto_hours", "greater_than_answer": "mto_hours"},
+                    {"answer": "tra.status", "is_set": True},
+                ]
+            },
         ]
     }
     assert answers_named(condition) == ["tra", "hosts", "rto_hours", "mto_hours"]
