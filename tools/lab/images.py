@@ -139,7 +139,7 @@ def standin_archive(
     program = ["mono", "--server", "/santedb/SanteDB.Docker.Server.exe"]
     if image == "www":
         program = ["mono", "/santedb/santedb-www.exe", "--dllForce", "--console", "--daemon"]
-    ports = {"9200/tcp": {}} if image == "www" else {"8080/tcp": {}, "2100/tcp": {}}
+    ports: dict[str, Any] = {"9200/tcp": {}} if image == "www" else {"8080/tcp": {}, "2100/tcp": {}}
     config: dict[str, Any] = {
         "architecture": "amd64",
         "os": "linux",

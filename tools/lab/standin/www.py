@@ -24,7 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until a signal ends the process. Data lies under /santedb/instances/<name>, as the real one's does (Q38)."""
+    """Serve until a signal ends the process; data lies where the real one puts it, /santedb/instances/<name> (Q38)."""
     options = dict(word.lstrip("-").partition("=")[::2] for word in arguments if "=" in word)
     for index, word in enumerate(arguments[:-1]):
         if word in {"--name", "--base"}:
