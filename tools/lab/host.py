@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -484,10 +485,12 @@ class Lab:
         The lab's key, host keys and user come by environment and so win over the repository's ansible.cfg; nothing
         in the repository has to know of the lab. Raises subprocess.TimeoutExpired; never for a failed play.
         """
+        beside = Path(sys.executable).parent  # the virtual environment's own Ansible, activated or not
+        search = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
         return subprocess.run(
-            [program, *arguments],
+            [shutil.which(program, path=search) or program, *arguments],
             cwd=cwd,
-            env={**os.environ, **ansible_environment(user), **(env or {})},
+            env={**os.environ, "PATH": search, **ansible_environment(user), **(env or {})},
             capture_output=True,
             text=True,
             timeout=timeout,

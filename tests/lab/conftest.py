@@ -1,0 +1,45 @@
+"""Fixtures of the lab: hosts per test module, and a Docker host prepared once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.lab import Lab, Snapshot, images, settings, why_not
+
+
+def reasons() -> list[str]:
+    """Return why lab tests cannot run in this process, one sentence each; empty when they can."""
+    if settings.inside():
+        return []
+    return why_not() or ["not started inside a lab: python -m tools.lab run -- pytest -m lab tests/lab"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lab_available() -> None:
+    """Skip the lab tests and say why they cannot run; fail where they must run (CI=true, LAB_REQUIRED=1)."""
+    found = reasons()
+    if found and settings.required():
+        pytest.fail("lab required, but: " + "; ".join(found), pytrace=False)
+    if found:
+        pytest.skip("lab: " + "; ".join(found))
+
+
+@pytest.fixture(scope="module")
+def lab(lab_available: None) -> Iterator[Lab]:
+    """A lab without hosts; whatever a module boots in it is gone after the module."""
+    lab = Lab()
+    yield lab
+    lab.discard()
+
+
+@pytest.fixture(scope="session")
+def docker_snapshot(lab_available: None) -> Snapshot:
+    """The disk of a host `dock` (10.77.0.20) with Docker, its compose plugin and the stand-in's image, made once."""
+    lab = Lab()
+    host = lab.host("dock", 20, docker=True)
+    lab.start(host)
+    images.install_docker(host)
+    images.load(host, images.standin_archive())
+    return lab.snapshots()["dock"]
