@@ -121,12 +121,14 @@ def read(path: Path, template: Template) -> Answers:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is not YAML"
+        if said.startswith("but "):
+            said = f"{getattr(error, 'context', None) or 'it goes on'} {said}"
         return _stop(
             answers,
             "Y02",
             f"the YAML cannot be read: {said}",
             "nothing from there on can be understood",
-            "correct the line; texts with a colon, # or quotes in them belong in quotes",
+            "correct the line, and put texts with a colon, # or quotes in them in quotes",
             mark=mark,
         )
     except (ValueError, RecursionError) as error:
@@ -187,7 +189,8 @@ def problem_of(finding: Mapping[str, Any], answers: Answers) -> Problem:
     """Return a finding of the template's checks as a problem with file and line, and a guess at what was meant."""
     todo = finding["todo"]
     if finding.get("given") and finding.get("allowed"):
-        meant = difflib.get_close_matches(str(finding["given"]), [str(value) for value in finding["allowed"]], 1, 0.6)
+        cutoff = 0.8 if finding["id"].startswith("L") else 0.6
+        meant = difflib.get_close_matches(str(finding["given"]), [str(value) for value in finding["allowed"]], 1, cutoff)
         if meant:
             todo = f'did you mean "{meant[0]}"? {todo}'
     lines = [answers.line(name, finding.get("item"), finding.get("field")) for name in finding["answers"]]
@@ -336,7 +339,7 @@ def _unknown(loaded: Mapping[Any, Any], catalog: Mapping[str, Any], answers: Ans
             meant = difflib.get_close_matches(name, known, 1, 0.6)
             message = f'"{shown}" is not the id of an answer'
             todo = (
-                f'did you mean "{meant[0]}"?' if meant else "delete the line; `santescaffold explain ID` explains an id"
+                f'did you mean "{meant[0]}"?' if meant else "delete the line (`santescaffold explain ID` explains an id)"
             )
         problems.append(
             Problem(

@@ -92,7 +92,7 @@ def _check_destination(target: Path, shown: Path) -> None:
             "R01",
             "the destination is not empty",
             "what is in it would be mixed up with the repository",
-            "name a directory that does not exist; an existing repository is changed with `santescaffold update`",
+            "name a directory that does not exist, or change an existing repository with `santescaffold update`",
             WRONG_USE,
             str(shown),
         )
@@ -169,7 +169,7 @@ def _copy(source: str, made: Path, values: dict[str, Any], ask: bool, ref: str |
             "R05",
             f"Copier stopped: {said}",
             "the repository would not be what the answers say",
-            "correct the answers if it names one; otherwise report it with the answers file",
+            "correct the answers if it names one, otherwise report it with the answers file",
             where="template",
         ) from error
 
@@ -216,7 +216,7 @@ def _terminable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise _refusal(
-            "R07", "interrupted", "the repository was not complete", "run the command again; nothing was left behind"
+            "R07", "interrupted", "the repository was not complete", "run the command again, since nothing was left behind"
         ) from None
     finally:
         if before is not None:
