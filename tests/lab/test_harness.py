@@ -210,8 +210,6 @@ def test_standin_serves_and_refuses(icdr: Host, standin: Lab) -> None:
 
 def test_console_and_tokens(icdr: Host) -> None:
     known = images.identities()
-    if not images.DEFAULTS_SOURCE.exists():
-        known = json.loads(icdr.ssh("docker exec icdr cat /opt/standin/standin/identities.json").stdout)
     old = known["users"]["Administrator"]["password"]
     application = known["applications"]["org.santedb.administration"]
     script = (

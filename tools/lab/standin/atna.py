@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from . import trust
 from .keys import KeyMissing, load_pfx
 from .startup import AuditShipping
 
@@ -32,7 +33,6 @@ EVENTS = {  # event -> code, coding system, display name
     "network": ("110108", "DCM", "Network Entry"),
 }
 OUTCOMES = {"ok": "0", "fail.minor": "4", "fail.major": "8", "fail.epic": "12"}
-EXTRA_AUTHORITIES = Path("/usr/local/share/ca-certificates")
 
 
 def dicom(audit: Mapping[str, str], site: str, host: str) -> str:
@@ -126,9 +126,7 @@ class Shipper(threading.Thread):
             if self.target.scheme != "stcp":
                 self._connection = plain
             else:
-                context = ssl.create_default_context()
-                for path in sorted(EXTRA_AUTHORITIES.glob("*.crt")):
-                    context.load_verify_locations(path)
+                context = trust.context()
                 if self.target.certificate:
                     with tempfile.NamedTemporaryFile() as pem:
                         pem.write(load_pfx(self.target.certificate, self.root))
@@ -158,5 +156,5 @@ class Shipper(threading.Thread):
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/fhir+json"},
         )
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=10, context=trust.context()):
             pass

@@ -12,15 +12,14 @@ import os
 import secrets
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from . import trust
 from .connections import Connection
 from .fatal import Fatal
 
 EXTENSIONS = ("pgcrypto", "uuid-ossp", "pg_trgm", "fuzzystrmatch")
 OLDEST_SERVER = 110000  # websearch_to_tsquery (Q40)
-CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CLIENT_CREDENTIALS = "1.3.6.1.4.1.33349.3.1.5.9.2.1.0.0.1.0"
 POLICY_ROOT = "1.3.6.1.4.1.33349."
 
@@ -102,7 +101,7 @@ class Database:
         self.connection = connection
         self.parameters = connection.libpq()
         if self.parameters.get("sslmode", "").startswith("verify"):
-            self.parameters.setdefault("sslrootcert", os.environ.get("PGSSLROOTCERT") or str(CA_BUNDLE))
+            self.parameters.setdefault("sslrootcert", os.environ.get("PGSSLROOTCERT") or trust.bundle())
         self.parameters.setdefault("connect_timeout", "15")
         self.parameters.setdefault("application_name", "SanteDB")
         self._driver: Any = importlib.import_module("psycopg2")
