@@ -12,6 +12,7 @@ import pytest
 
 from tools.lab import Host, HostError, Lab, Snapshot, images
 from tools.lab.settings import GATEWAY, UNREACHABLE
+from tools.lab.standin.keys import pfx_password
 
 pytestmark = pytest.mark.lab
 
@@ -149,12 +150,23 @@ def environment(**changed: str) -> dict[str, str]:
     return {**found, **changed}
 
 
-def run(host: Host, name: str, ports: str, extra: str = "", tag: str = images.DEFAULT_TAG, **changed: str) -> None:
+ENTRY = "mono --server /santedb/SanteDB.Docker.Server.exe redis.xml"
+
+
+def run(
+    host: Host,
+    name: str,
+    ports: str,
+    extra: str = "",
+    tag: str = images.DEFAULT_TAG,
+    command: str = "",
+    **changed: str,
+) -> None:
     lines = [f"{key}={value}" for key, value in environment(**changed).items()]
     host.ssh("cat > /root/env", input="\n".join(lines) + "\n")
     host.ssh(
         f"docker run -d --name {name} {ports} --env-file /root/env "
-        f"-v /root/santedb.config.xml:/santedb/santedb.config.xml:ro {extra} santesuite/santedb-icdr:{tag}"
+        f"-v /root/santedb.config.xml:/santedb/santedb.config.xml:ro {extra} santesuite/santedb-icdr:{tag} {command}"
     )
 
 
@@ -246,7 +258,93 @@ def test_hl7_and_audits(icdr: Host, standin: Lab) -> None:
     assert "MSA|AR|7" in icdr.ssh("python3 /root/bad.py").stdout
     count = 'su postgres -c "psql -Atd auditdb -c \\"select count(*) from aud_tbl where event = \'patient\'\\""'
     assert int(standin["pg"].ssh(count).stdout) >= 1
-    standin["pg"].wait_until("grep -q 'EventActionCode=\"C\"' /root/sink || grep -q AuditMessage /root/sink", 20)
+    standin["pg"].wait_until("grep -aq AuditMessage /root/sink", 20)
+
+
+TLS_SINK = textwrap.dedent(
+    """
+    import socket, ssl, threading
+    c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    c.load_cert_chain("/root/server.pem")
+    c.load_verify_locations("/root/ca.crt")
+    c.verify_mode = ssl.CERT_REQUIRED
+    def take(plain):
+        with c.wrap_socket(plain, server_side=True) as tls:
+            while data := tls.recv(65536):
+                with open("/root/tls", "ab") as file:
+                    file.write(data)
+    s = socket.create_server(("", 6514))
+    while True:
+        threading.Thread(target=take, args=(s.accept()[0],), daemon=True).start()
+    """
+)
+
+
+def certificates(folder: Path, address: str) -> str:
+    """Make an authority, a server certificate for the address and a client's; return the client's thumbprint."""
+
+    def openssl(*arguments: str) -> str:
+        done = subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    new = ("-newkey", "rsa:2048", "-nodes", "-days", "30")
+    openssl("req", "-x509", *new, "-subj", "/CN=lab authority", "-keyout", "ca.key", "-out", "ca.crt")
+    for name, extension in (("server", f"subjectAltName=IP:{address}"), ("client", "extendedKeyUsage=clientAuth")):
+        openssl("req", *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        (folder / "ext").write_text(extension)
+        issue = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "ext")
+        openssl("x509", "-req", "-in", f"{name}.csr", *issue, "-out", f"{name}.crt")
+    (folder / "server.pem").write_text((folder / "server.crt").read_text() + (folder / "server.key").read_text())
+    thumbprint = openssl("x509", "-in", "client.crt", "-noout", "-fingerprint", "-sha1").strip()
+    thumbprint = thumbprint.partition("=")[2].replace(":", "")
+    password = pfx_password(f"/santedb/.x509/{thumbprint}.pfx")
+    pfx = ("-inkey", "client.key", "-in", "client.crt", "-out", f"{thumbprint}.pfx", "-passout", f"pass:{password}")
+    openssl("pkcs12", "-export", *pfx)
+    return thumbprint
+
+
+def test_rsa_signing_redis_and_audits_over_mutual_tls(icdr: Host, standin: Lab, tmp_path: Path) -> None:
+    db = standin["pg"]
+    thumbprint = certificates(tmp_path, db.ip)
+    for name in ("server.pem", "ca.crt"):
+        db.put(tmp_path / name, f"/root/{name}")
+    icdr.put(tmp_path / "ca.crt", "/root/trust/lab.crt")
+    icdr.put(tmp_path / f"{thumbprint}.pfx", f"/root/x509/{thumbprint}.pfx")
+    db.ssh("cat > /root/tls.py", input=TLS_SINK)
+    db.ssh("systemd-run --unit tls python3 /root/tls.py")
+    db.ssh("apt-get install -qy --no-install-recommends redis-server >/dev/null")
+    db.ssh("sed -i 's/^bind .*/bind 0.0.0.0/; s/^# requirepass .*/requirepass pw1/' /etc/redis/redis.conf")
+    db.ssh("systemctl restart redis-server")
+    config = (icdr.root / "root/santedb.config.xml").read_text()
+    kind = "SanteDB.Caching.Redis.Configuration.RedisConfigurationSection, SanteDB.Caching.Redis"
+    config = config.replace("</sections>", f'<add type="{kind}" /></sections>', 1)
+    section = '<section xsi:type="RedisConfigurationSection" password="pw1" />'
+    (icdr.root / "root/redis.xml").write_text(
+        config.replace("</SanteDBConfiguration>", f"{section}</SanteDBConfiguration>")
+    )
+    changed = {
+        "SDB_FEATURE": FEATURES.replace("RAMCACHE", "REDIS"),
+        "SDB_REDIS_SERVER": f"{db.ip}:6379",
+        "SDB_AUDIT_SHIP_TARGET": f"stcp://{db.ip}:6514",
+        "SDB_AUDIT_SHIP_CERT": thumbprint,
+        "SDB_SEC_SIG_default": f"rs256:{thumbprint}",
+        "SDB_SEC_SIG_jwsdefault": f"rs256:{thumbprint}",
+    }
+    mounts = "-v /root/trust:/usr/local/share/ca-certificates:ro -v /root/x509:/santedb/.x509"
+    run(icdr, "refused", "", mounts, **changed)  # its entry file has no password for Redis
+    icdr.ssh("docker wait refused")
+    assert "RedisConnectionException" in icdr.ssh("docker logs refused").stdout
+    run(icdr, "secure", "-p 8082:8080", f"{mounts} -v /root/redis.xml:/santedb/redis.xml:ro", command=ENTRY, **changed)
+    icdr.wait_until(READY.replace("8080", "8082"), 60)
+    stored = db.wait_until("grep -a AuditMessage /root/tls", 20)
+    assert "IHE+DICOM" in stored
+    assert stored.split(" ")[0].isdigit()  # octet-counted
+    # an audit written while the repository is cut off arrives after it is back
+    db.cut()
+    icdr.ssh('curl -s -d \'{"event": "export", "detail": "while-away"}\' http://127.0.0.1:8082/_standin/audit')
+    db.heal()
+    db.wait_until("grep -aq while-away /root/tls", 40)
+    icdr.ssh("docker rm -f refused secure")
 
 
 def test_a_second_replica_and_a_failing_upgrade(icdr: Host, standin: Lab) -> None:

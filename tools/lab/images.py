@@ -205,7 +205,8 @@ def install_docker(host: Host, *, compose: bool = True) -> None:
     Raises HostError.
     """
     quiet = "DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends"
-    host.ssh(f"apt-get update -q && {quiet} docker.io iptables ca-certificates && systemctl start docker")
+    client = "$(apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli)"  # a package of its own since Debian 13
+    host.ssh(f"apt-get update -q && {quiet} docker.io {client} iptables ca-certificates && systemctl start docker")
     host.wait_until("docker info", 60)
     if compose:
         host.put(compose_plugin(), "/usr/local/lib/docker/cli-plugins/docker-compose")
