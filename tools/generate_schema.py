@@ -1,0 +1,169 @@
+"""Write the JSON Schema of an answers file from questions/, for editors, for checks and for the documentation.
+
+The schema knows types, values and single fields; contradictions between answers are for the template's own checks.
+``--check`` fails when the committed schema is not what the questions give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "santescaffold" / "schemas" / "answers.schema.json"
+
+sys.path.insert(0, str(ROOT))
+
+from santescaffold.template import Template  # noqa: E402
+from tools.compile_catalog import load  # noqa: E402
+
+Schema = dict[str, Any]
+
+
+class Shapes:
+    """Regular expressions of the text forms, asked from the template's checks: one list for both."""
+
+    def __init__(self, template: Template) -> None:
+        """Ask ``template``."""
+        self._template = template
+        self._known: dict[str, str | None] = {}
+
+    def pattern(self, form: str) -> str | None:
+        """Return the expression a text of ``form`` must match, or None when any text will do."""
+        if form not in self._known:
+            shape = json.loads(self._template.call("checks", "shape_of", form))
+            self._known[form] = shape[0] if shape else None
+        return self._known[form]
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return ``schema`` widened by null."""
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def value_of(spec: dict[str, Any], shapes: Shapes, *, blank: bool) -> Schema:
+    """Return the schema of one scalar or list of words; ``blank`` says that an empty text counts as no answer."""
+    form = spec["form"]
+    if form == "bool":
+        return {"type": "boolean"}
+    if form in ("int", "number"):
+        schema: Schema = {"type": "integer" if form == "int" else "number", "minimum": spec.get("minimum", 0)}
+        if "maximum" in spec:
+            schema["maximum"] = spec["maximum"]
+        return schema
+    if form == "choice":
+        return {"enum": list(spec["allowed"])}
+    if form in ("multi", "list"):
+        items: Schema = {"enum": list(spec["allowed"])} if form == "multi" else {"type": "string"}
+        schema = {"type": "array", "items": items, "uniqueItems": True}
+        return {**schema, "minItems": 1} if spec.get("required") else schema
+    pattern = spec.get("pattern") or shapes.pattern(form)
+    schema = {"type": "string"}
+    if spec.get("required") and not pattern:
+        return {**schema, "minLength": 1}
+    if not pattern:
+        return schema
+    return {**schema, "anyOf": [{"const": ""}, {"pattern": pattern}]} if blank else {**schema, "pattern": pattern}
+
+
+def fields_of(fields: dict[str, dict[str, Any]], shapes: Shapes) -> Schema:
+    """Return the schema of a structure with ``fields``: others are refused, optional ones may be null."""
+    properties: dict[str, Schema] = {}
+    for name, spec in fields.items():
+        required = bool(spec.get("required"))
+        schema = value_of(spec, shapes, blank=not required)
+        if spec.get("refused"):
+            schema["description"] = refusals(spec["refused"])
+        if "default" in spec:
+            schema["default"] = spec["default"]
+        properties[name] = schema if required else nullable(schema)
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    required_names = [name for name, spec in fields.items() if spec.get("required")]
+    return {**schema, "required": required_names} if required_names else schema
+
+
+def refusals(refused: dict[str, str]) -> str:
+    """Return the sentence that tells which known values are not accepted, and why."""
+    return "Refused: " + "; ".join(f"{value} ({reason})" for value, reason in refused.items()) + "."
+
+
+def answer_of(name: str, question: dict[str, Any], shapes: Shapes) -> Schema:
+    """Return the schema of the answer ``name``."""
+    form = question["form"]
+    if form == "struct":
+        schema = fields_of(question["fields"], shapes)
+    elif form == "list":
+        schema = {"type": "array", "items": fields_of(question["item"], shapes)}
+    else:
+        schema = value_of(question, shapes, blank=not question.get("required"))
+    if question.get("default") is None:
+        schema = nullable(schema)
+    help_text = question["help"].strip()
+    if question.get("refused"):
+        help_text += "\n" + refusals(question["refused"])
+    if question.get("derive"):
+        help_text += f"\nLeft blank: {question['derive']}."
+    return {
+        "title": name.replace("_", " ").capitalize(),
+        "description": help_text,
+        **schema,
+        "default": question.get("default"),
+    }
+
+
+def build(root: Path = ROOT) -> Schema:
+    """Return the schema of the questionnaire under ``root``."""
+    shapes = Shapes(Template(root))
+    properties: dict[str, Schema] = {}
+    required: list[str] = []
+    for path in sorted((root / "questions").glob("*.yml")):
+        for name, question in (load(path) or {}).items():
+            if isinstance(question, dict) and "form" in question:
+                properties[name] = answer_of(name, question, shapes)
+                if question.get("required") and question.get("default") == "":
+                    required.append(name)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Answers to the planning questionnaire",
+        "description": "What people answer; everything left out takes its default or follows from the roles.",
+        "type": "object",
+        "properties": properties,
+        "patternProperties": {"^_": {"description": "Written by Copier."}},
+        "additionalProperties": False,
+        "required": required,
+    }
+
+
+def dump(schema: Schema) -> str:
+    """Return the text of the schema file."""
+    return json.dumps(schema, ensure_ascii=False, indent=1, default=str) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the schema, or with ``--check`` compare it; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail when the schema is not what the questions give")
+    arguments = parser.parse_args(argv)
+    text = dump(build())
+    current = TARGET.read_text(encoding="utf-8") if TARGET.exists() else None
+    if arguments.check:
+        if current != text:
+            print(
+                "santescaffold/schemas/answers.schema.json is stale; run: python tools/generate_schema.py",
+                file=sys.stderr,
+            )
+            return 1
+        return 0
+    if current != text:
+        TARGET.parent.mkdir(parents=True, exist_ok=True)
+        TARGET.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
