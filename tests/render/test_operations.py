@@ -1,4 +1,4 @@
-"""Audit, retention, backup, monitoring and access: what the plan says and what the policy and the collector make of it."""
+"""Audit, retention, backup, monitoring and access: what the plan says, and what policy and collector make of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from jinja2 import Environment, StrictUndefined
 from tests.support import MINIMUM, PLAN_NAMES, load_plan, renderer
 
 SOURCES = tuple(source for source in renderer().sources if source.startswith("audit/"))
-STCP = {"audit_dispatch": "atna", "audit_atna": {"endpoint": "audit.example.org:6514", "transport": "stcp", "format": "dicom"}}
+STCP: dict[str, Any] = {
+    "audit_dispatch": "atna",
+    "audit_atna": {"endpoint": "audit.example.org:6514", "transport": "stcp", "format": "dicom"},
+}
 
 Plan = dict[str, Any]
 
@@ -50,7 +53,9 @@ def test_policy_states_what_the_plan_decided(name: str) -> None:
     assert [event["id"] for event in policy["events"] if event["required"]] == [
         event["id"] for event in policy["events"] if event["id"] in plan["answers"]["audit_events"]
     ]
-    assert {event["id"] for event in policy["events"]} == set(renderer().template.catalog["questions"]["audit_events"]["allowed"])
+    assert {event["id"] for event in policy["events"]} == set(
+        renderer().template.catalog["questions"]["audit_events"]["allowed"]
+    )
     assert set(policy["environments"]) == set(plan["environment_names"])
     sites = [environment["enterprise_site"] for environment in policy["environments"].values()]
     assert len(sites) == len(set(sites)), "two environments would look alike in the audits"
@@ -59,7 +64,9 @@ def test_policy_states_what_the_plan_decided(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAN_NAMES)
 def test_nothing_but_successful_network_events_is_dropped(name: str) -> None:
-    dropping = [filter_ for filter_ in named(name)[0]["audit"]["filters"] if not (filter_["insert"] and filter_["ship"])]
+    dropping = [
+        filter_ for filter_ in named(name)[0]["audit"]["filters"] if not (filter_["insert"] and filter_["ship"])
+    ]
     assert [(filter_["event"], filter_["outcome"]) for filter_ in dropping] == [("network", "ok")]
 
 
@@ -74,7 +81,8 @@ def test_application_servers_send_to_their_own_collector_which_passes_on() -> No
     assert plan["audit"]["target"]["production"] == "stcp://prd-ops.ndc.example.org:6514"
     assert plan["audit"]["forward"]["production"]["host"] == "audit.hie.demoland.example.org"
     collector = files["audit/production/collector.conf.j2"]
-    assert 'target="audit.hie.demoland.example.org"' in collector and "prd-app.ndc.example.org" in collector
+    assert 'target="audit.hie.demoland.example.org"' in collector
+    assert "prd-app.ndc.example.org" in collector
     assert "stg-app" not in collector
 
 
@@ -86,7 +94,8 @@ def test_a_collector_that_is_the_end_point_passes_nothing_on() -> None:
     assert plan["audit"]["forward"]["staging"] is not None
     assert "omfwd" not in files_of(answers)["audit/production/collector.conf.j2"]
     held = {(entry["environment"], entry["purpose"]) for entry in plan["certificates"]}
-    assert ("staging", "audit_forward") in held and ("production", "audit_forward") not in held
+    assert ("staging", "audit_forward") in held
+    assert ("production", "audit_forward") not in held
 
 
 def test_without_dispatch_there_is_no_collector() -> None:
@@ -104,7 +113,7 @@ def test_collector_listens_as_the_application_servers_send(transport: str) -> No
 
 def filled_in(text: str, **variables: Any) -> str:
     """What the role makes of a collector's configuration."""
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - rsyslog, not HTML
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["to_json"] = json.dumps
     return environment.from_string(text).render(**variables)
 
@@ -113,14 +122,18 @@ def filled_in(text: str, **variables: Any) -> str:
 def test_rsyslog_accepts_the_collector(tmp_path: Path) -> None:
     text = filled_in(files_of(load_plan("demoland-mpi"))["audit/production/collector.conf.j2"])
     (tmp_path / "collector.conf").write_text(text, encoding="utf-8")
-    done = subprocess.run(["rsyslogd", "-N1", "-f", tmp_path / "collector.conf"], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["rsyslogd", "-N1", "-f", tmp_path / "collector.conf"], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_people_set_what_the_collector_admits() -> None:
     text = files_of(load_plan("demoland-mpi"))["audit/production/collector.conf.j2"]
     changed = filled_in(text, audit_port=7514, audit_allowed_peers=["a.example.org"], audit_tls_priority="SECURE256")
-    assert 'port="7514"' in changed and '["a.example.org"]' in changed and '"SECURE256"' in changed
+    assert 'port="7514"' in changed
+    assert '["a.example.org"]' in changed
+    assert '"SECURE256"' in changed
 
 
 @pytest.mark.parametrize(
@@ -143,12 +156,20 @@ def test_backup_saves_what_a_database_copy_is_useless_without() -> None:
 
 def test_a_plan_without_a_target_says_so() -> None:
     plan = plan_of({"backup_targets": []})
-    assert plan["backup"]["targets_derived"] and plan["backup"]["targets"]
+    assert plan["backup"]["targets_derived"]
+    assert plan["backup"]["targets"]
     assert "operations.no_backup_target" in [warning["id"] for warning in plan["warnings"]]
 
 
 def test_clinical_retention_is_done_by_people_on_3x() -> None:
-    rule = {"name": "old", "applies_to": "Act", "include": "x=1", "exclude": "x=2", "action": "obsolete", "legal_basis": "law"}
+    rule = {
+        "name": "old",
+        "applies_to": "Act",
+        "include": "x=1",
+        "exclude": "x=2",
+        "action": "obsolete",
+        "legal_basis": "law",
+    }
     plan = plan_of({"retention_rules": [rule]})
     assert [found["carried_out_by"] for found in plan["retention"]["clinical_rules"]] == ["people"]
     assert "operations.retention_by_people" in [warning["id"] for warning in plan["warnings"]]

@@ -21,7 +21,7 @@ NAMES = ["demoland-mpi", "district-ims-offline", "hospital-cdr-single-host"]
 @pytest.fixture(scope="module", params=NAMES)
 def repository(request: pytest.FixtureRequest, template_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A named plan as a committed repository. Never written to."""
-    path = tmp_path_factory.mktemp("repository") / request.param
+    path: Path = tmp_path_factory.mktemp("repository") / request.param
     copier.run_copy(str(template_dir), path, data=load_plan(request.param), defaults=True, quiet=True, unsafe=False)
     git(path, "init", "--quiet", "--initial-branch", "main")
     commit(path)
@@ -32,7 +32,9 @@ def make(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make in the repository, with the tools of this environment and nobody's vault."""
     tools = Path(sys.executable).parent
     environment = {**GIT_ENVIRONMENT, "PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(repository.parent)}
-    return subprocess.run(["make", *arguments], cwd=repository, env=environment, check=False, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *arguments], cwd=repository, env=environment, check=False, capture_output=True, text=True
+    )
 
 
 def targets(repository: Path) -> set[str]:
@@ -80,9 +82,12 @@ def test_a_playbook_that_is_not_shipped_is_no_riddle(repository: Path, tmp_path:
 def test_an_unresolved_conflict_stops_the_check(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((repository / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
     assert make(tmp_path, "conflicts").returncode == 0
-    (tmp_path / "notes.md").write_text("<<<<<<< before updating\na\n=======\nb\n>>>>>>> after updating\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text(
+        "<<<<<<< before updating\na\n=======\nb\n>>>>>>> after updating\n", encoding="utf-8"
+    )
     done = make(tmp_path, "conflicts")
-    assert done.returncode != 0 and "notes.md" in done.stderr
+    assert done.returncode != 0
+    assert "notes.md" in done.stderr
     (tmp_path / "notes.md").unlink()
     (tmp_path / "plan.yml.rej").write_text("x\n", encoding="utf-8")
     assert "plan.yml.rej" in make(tmp_path, "conflicts").stderr
@@ -92,16 +97,28 @@ def test_nothing_rendered_is_ignored_and_secrets_are(repository: Path) -> None:
     """Whatever .gitignore covers is overwritten at an update, so nothing rendered may be."""
     ignored = git(repository, "ls-files", "--others", "--ignored", "--exclude-standard")
     assert ignored == ""
-    for path in (".venv/x", "production.vault", "certificates/production/production-proxy.key", ".ca/production/ca.crt", "bundle/x"):
+    for path in (
+        ".venv/x",
+        "production.vault",
+        "certificates/production/production-proxy.key",
+        ".ca/production/ca.crt",
+        "bundle/x",
+    ):
         assert git(repository, "check-ignore", "--no-index", path).strip() == path
     for path in ("inventories/production/group_vars/all/vault.yml", "certificates/production/production-proxy.crt"):
-        done = subprocess.run(["git", "check-ignore", "--no-index", path], cwd=repository, env=GIT_ENVIRONMENT, check=False)
+        done = subprocess.run(
+            ["git", "check-ignore", "--no-index", path], cwd=repository, env=GIT_ENVIRONMENT, check=False
+        )
         assert done.returncode == 1, f"{path} must be committed"
 
 
 def test_rendered_yaml_passes_the_repository_s_own_linter(repository: Path) -> None:
     done = subprocess.run(
-        [Path(sys.executable).parent / "yamllint", "--strict", "."], cwd=repository, check=False, capture_output=True, text=True
+        [Path(sys.executable).parent / "yamllint", "--strict", "."],
+        cwd=repository,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout
 
@@ -109,7 +126,9 @@ def test_rendered_yaml_passes_the_repository_s_own_linter(repository: Path) -> N
 def test_readme_ends_with_the_reader_s_notes(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert text.endswith("## Your notes\n\nEverything below this line is yours: no update writes here.\n")
-    assert "{{" not in text and "{%" not in text and "None" not in text
+    assert "{{" not in text
+    assert "{%" not in text
+    assert "None" not in text
     assert "copier update --vcs-ref=:current: --defaults -c 100 --data-file" in text
     assert "git diff --name-only --diff-filter=U" in text
 
@@ -120,7 +139,9 @@ def test_readme_shows_every_machine_and_every_stand_in(name: str) -> None:
     text = renderer().render(load_plan(name), ["README.md.jinja"])["README.md"]
     for host in plan["hosts"]:
         assert f"| {host['name']} | {host['address']} |" in text
-    assert text.count("**These machines are stand-ins.**") == sum(environment["placeholders"] for environment in plan["environments"])
+    assert text.count("**These machines are stand-ins.**") == sum(
+        environment["placeholders"] for environment in plan["environments"]
+    )
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -138,7 +159,11 @@ def test_what_a_cell_holds_cannot_break_its_table() -> None:
 
 
 def test_tools_are_pinned_to_the_versions_the_tests_use() -> None:
-    lines = [line for line in (ROOT / "template" / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[:1].isalpha()]
+    lines = [
+        line
+        for line in (ROOT / "template" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        if line[:1].isalpha()
+    ]
     assert all(re.fullmatch(r"[a-z-]+==[0-9.]+", line) for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]["ansible"]) <= set(lines)
@@ -147,7 +172,13 @@ def test_tools_are_pinned_to_the_versions_the_tests_use() -> None:
 def test_collections_are_those_of_the_bundle() -> None:
     listed = yaml.safe_load((ROOT / "template" / "requirements.yml").read_text(encoding="utf-8"))["collections"]
     assert all(re.fullmatch(r"[0-9.]+", collection["version"]) for collection in listed)
-    bundle = Path(sys.executable).parents[1] / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "ansible_collections"
+    bundle = (
+        Path(sys.executable).parents[1]
+        / "lib"
+        / f"python3.{sys.version_info.minor}"
+        / "site-packages"
+        / "ansible_collections"
+    )
     for collection in listed:
         manifest = bundle / collection["name"].replace(".", "/") / "MANIFEST.json"
         if manifest.exists():
@@ -161,7 +192,9 @@ def test_both_pipelines_run_what_people_run() -> None:
     assert [step["run"] for step in steps if "run" in step] == ["make setup", "make check"]
     assert github["permissions"] == {"contents": "read"}
     for step in steps:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40)), "an action is pinned by its commit"
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40)), (
+            "an action is pinned by its commit"
+        )
     gitlab = yaml.safe_load((ROOT / "template" / ".gitlab-ci.yml").read_text(encoding="utf-8"))
     assert gitlab["check"]["script"] == ["make setup", "make check"]
 
