@@ -133,7 +133,9 @@ def test_plain_copier_stops_before_a_file_is_written(name: str, template_dir: Pa
 
 
 def test_plain_copier_names_all_errors_at_once(template_dir: Path, tmp_path: Path) -> None:
-    answers = yaml.safe_load((ROOT / "tests/plans/invalid/c01-masters-without-matching.yml").read_text(encoding="utf-8"))
+    answers = yaml.safe_load(
+        (ROOT / "tests/plans/invalid/c01-masters-without-matching.yml").read_text(encoding="utf-8")
+    )
     answers |= {"sample_data": True, "tls_certificate_source": "self_signed"}
     with pytest.raises(ValueError, match=r"3 errors") as raised:
         copier.run_copy(str(template_dir), tmp_path / "demo", data=answers, defaults=True, quiet=True, unsafe=False)
