@@ -158,7 +158,7 @@ def test_new_keys_are_made_as_the_request_says(tmp_path: Path) -> None:
     for path in ("certificates/production/production-proxy.cnf", "certificates/production/production-ca.cnf"):
         (tmp_path / "request.cnf").write_text(files[path], encoding="utf-8")
         subprocess.run(
-            ["openssl", "req", "-new", "-newkey", "rsa:3072", "-config", "request.cnf", "-nodes", "-keyout", "k", "-out", "r"],
+            ["openssl", "req", "-new", "-newkey", "rsa:3072", "-nodes", "-keyout", "k", "-config", "request.cnf"],
             cwd=tmp_path, check=True, capture_output=True,
         )  # fmt: skip
 
