@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -360,9 +361,9 @@ def test_a_second_replica_and_a_failing_upgrade(icdr: Host, standin: Lab) -> Non
     assert "restore a backup" in icdr.ssh("docker logs older").stdout
 
 
-def test_the_console_program_runs_outside_docker() -> None:
+def test_doctor_answers() -> None:
     done = subprocess.run(
-        ["python3", "-m", "tools.lab", "doctor"],
+        [sys.executable, "-m", "tools.lab", "doctor"],
         capture_output=True,
         text=True,
         check=False,

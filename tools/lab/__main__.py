@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tools.lab import images, namespaces, needs
+from tools.lab import namespaces, needs
 from tools.lab.base import SUITES, base_image
 
 
@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
         print("\n".join(namespaces.sweep()) or "nothing left behind")
         return 0
     if options.verb == "build":
+        from tools.lab import images  # needs PyYAML, which doctor and install must do without
+
         for suite in options.suite:
             begun = time.monotonic()
             if suite == "standin":
