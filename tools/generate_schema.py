@@ -101,19 +101,15 @@ def answer_of(name: str, question: dict[str, Any], shapes: Shapes) -> Schema:
         schema = {"type": "array", "items": fields_of(question["item"], shapes)}
     else:
         schema = value_of(question, shapes, blank=not question.get("required"))
-    if question.get("default") is None:
+    if question.get("default") is None and not question.get("required"):
         schema = nullable(schema)
     help_text = question["help"].strip()
     if question.get("refused"):
         help_text += "\n" + refusals(question["refused"])
     if question.get("derive"):
         help_text += f"\nLeft blank: {question['derive']}."
-    return {
-        "title": name.replace("_", " ").capitalize(),
-        "description": help_text,
-        **schema,
-        "default": question.get("default"),
-    }
+    default = {"default": question["default"]} if "default" in question else {}
+    return {"title": name.replace("_", " ").capitalize(), "description": help_text, **schema, **default}
 
 
 def build(root: Path = ROOT) -> Schema:
@@ -125,7 +121,7 @@ def build(root: Path = ROOT) -> Schema:
         for name, question in (load(path) or {}).items():
             if isinstance(question, dict) and "form" in question:
                 properties[name] = answer_of(name, question, shapes)
-                if question.get("required") and question.get("default") == "":
+                if question.get("required") and "default" not in question:
                     required.append(name)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
