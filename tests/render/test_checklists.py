@@ -69,7 +69,9 @@ def test_tasks_say_who_what_and_where(name: str) -> None:
         assert f"- {mark} owner: {task['owner'].replace('_', ' ')}" in everything
         assert f"- {mark} deliverable: {task['deliverable']} " in everything
         place = "records/project" if task["scope"] == "project" else "records/<environment>"
-        assert f"- {mark} record: `{place}/{mark}.yml`{', with `approved_by`' if mark in two_people else ''}" in everything
+        assert (
+            f"- {mark} record: `{place}/{mark}.yml`{', with `approved_by`' if mark in two_people else ''}" in everything
+        )
         assert (f"- {mark} **gate**: " in everything) == task["gate"]
         if task["gate"]:
             assert re.search(rf"- {mark} \*\*gate\*\*: .*`{task['gate_stage']}`", everything)
@@ -91,7 +93,12 @@ def test_purpose_conditions_and_exit_are_printed(name: str) -> None:
     for phase in plan(name)["phases"]:
         text = checklists(name)[FILES[phase["id"]]]
         assert phase["purpose"] in text
-        assert text.index("## Entry conditions") < text.index("## Warnings of the plan") < text.index("## Exit") < text.index("## Your notes")
+        assert (
+            text.index("## Entry conditions")
+            < text.index("## Warnings of the plan")
+            < text.index("## Exit")
+            < text.index("## Your notes")
+        )
         assert phase["exit"] in text
         for condition in phase["entry_conditions"]:
             assert f"- {condition['item']}\n" in text
