@@ -288,11 +288,11 @@ def test_every_condition_of_the_assessment_holds_somewhere() -> None:
     always = [entry["id"] for entry in DOCUMENTS["vulnerabilities"] if entry["applies_when"] == "always"]
     for name in NAMES:
         text = documents(name)["docs/threat-risk-assessment.md"]
-        assert all(f"| {identifier} |" in text for identifier in always)
+        assert all(f"#### {identifier}\n" in text for identifier in always)
     relaxed = render(
         {**MINIMUM, "mfa": "none", "audit_dispatch": "none", "encryption_at_rest": [], "environments": ["development"]}
     )
     text = relaxed["docs/threat-risk-assessment.md"]
-    assert all(f"| {identifier} |" in text for identifier in ("V06", "V07", "V11", "V27"))
+    assert all(f"#### {identifier}\n" in text for identifier in ("V06", "V07", "V11", "V27"))
     strict = documents("demoland-mpi")["docs/threat-risk-assessment.md"]
-    assert not any(f"| {identifier} |" in strict for identifier in ("V06", "V07", "V11", "V27", "V13", "V16", "V19"))
+    assert not any(f"#### {identifier}\n" in strict for identifier in ("V06", "V07", "V11", "V27", "V13", "V16", "V19"))
