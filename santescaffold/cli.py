@@ -58,7 +58,7 @@ def check_answers(file: Path, template: str | None, vcs_ref: str | None, as_json
     from santescaffold.template import PUBLIC_URL, TemplateError, obtain
 
     try:
-        with obtain(template or PUBLIC_URL, vcs_ref) as found:
+        with obtain((template or PUBLIC_URL).removeprefix("git+"), vcs_ref) as found:
             listed = answers.check(answers.read(file, found), found)
     except TemplateError as error:
         click.echo(f"Error: {error}", err=True)

@@ -57,7 +57,7 @@ def create(dest: Path, file: Path | None, location: str, ref: str | None) -> Cre
             "R02", "there are no answers", "nobody can be asked without a terminal", "give --answers FILE", WRONG_USE
         )
     local = Path(location).expanduser()
-    source = str(local.resolve()) if local.is_dir() else location
+    source = str(local.resolve()) if local.is_dir() else location.removeprefix("git+")
     with _terminable():
         with obtain(source, ref) as template:
             found: list[Problem] = []
@@ -152,6 +152,12 @@ def _default_ref(template: Template, source: str) -> str | None:
     return newest_tag(template.path)
 
 
+def _for_copier(source: str) -> str:
+    """Return the source as Copier takes it: it has to be told that a URL it does not know is a Git repository."""
+    known = ("git@", "git://", "git+", "https://github.com/", "https://gitlab.com/")
+    return source if Path(source).is_dir() or source.startswith(known) or source.endswith(".git") else f"git+{source}"
+
+
 def _copy(source: str, made: Path, values: dict[str, Any], ask: bool, ref: str | None) -> None:
     import copier
     import copier.errors
@@ -159,7 +165,9 @@ def _copy(source: str, made: Path, values: dict[str, Any], ask: bool, ref: str |
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            copier.run_copy(source, made, data=values, defaults=not ask, vcs_ref=ref, quiet=not ask, unsafe=False)
+            copier.run_copy(
+                _for_copier(source), made, data=values, defaults=not ask, vcs_ref=ref, quiet=not ask, unsafe=False
+            )
     except (KeyboardInterrupt, copier.errors.CopierAnswersInterrupt):
         raise KeyboardInterrupt from None
     except Exception as error:
@@ -216,7 +224,10 @@ def _terminable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise _refusal(
-            "R07", "interrupted", "the repository was not complete", "run the command again, since nothing was left behind"
+            "R07",
+            "interrupted",
+            "the repository was not complete",
+            "run the command again, since nothing was left behind",
         ) from None
     finally:
         if before is not None:

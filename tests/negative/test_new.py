@@ -74,6 +74,16 @@ def test_a_tag_can_be_asked_for(answers: Path, place: Path, released: Any) -> No
     assert kept["_commit"] == "v1.0.0"
 
 
+def test_a_url_is_taken_at_its_newest_tag(answers: Path, place: Path, released: Any) -> None:
+    (released.path / "macros" / "message-after-copy.jinja").write_text("Not released.\n", encoding="utf-8")
+    commit(released.path, "not released")
+    result = run(place / "demo", "--answers", answers, "--template", released.path.as_uri())
+    assert result.exit_code == 0, result.output
+    kept = yaml.safe_load((place / "demo" / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert kept["_commit"] == "v1.0.0"
+    assert kept["_src_path"] == f"git+{released.path.as_uri()}"
+
+
 def test_an_existing_empty_directory_is_filled(answers: Path, place: Path, template_dir: Path) -> None:
     (place / "demo").mkdir()
     assert run(place / "demo", "--answers", answers, "--template", template_dir).exit_code == 0
