@@ -1,7 +1,7 @@
 """Write the message each plan in tests/plans/invalid/ gives now into its first line.
 
-Run it after rewording a message or adding a value to a question, and read the difference before committing it: users will
-see these lines. Files that no longer have exactly one error are named and left as they are.
+Run it after rewording a message or adding a value to a question, and read the difference before committing it: users
+will see these lines. Files that no longer have exactly one error are named and left as they are.
 """
 
 from __future__ import annotations
