@@ -17,8 +17,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "catalog" / "catalog.json"
 
-# What Copier itself consumes of a question; everything else is the project's own specification of the answer.
-COPIER_KEYS = {"type", "help", "choices", "validator", "when", "ask", "multiselect", "multiline", "placeholder", "secret", "qmark"}
+# What only Copier needs of a question; the rest specifies the answer, or explains it (help, labels of choices).
+COPIER_KEYS = {"type", "validator", "when", "ask", "multiselect", "multiline", "placeholder", "secret", "qmark"}
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
