@@ -190,7 +190,9 @@ def problem_of(finding: Mapping[str, Any], answers: Answers) -> Problem:
     todo = finding["todo"]
     if finding.get("given") and finding.get("allowed"):
         cutoff = 0.8 if finding["id"].startswith("L") else 0.6
-        meant = difflib.get_close_matches(str(finding["given"]), [str(value) for value in finding["allowed"]], 1, cutoff)
+        meant = difflib.get_close_matches(
+            str(finding["given"]), [str(value) for value in finding["allowed"]], 1, cutoff
+        )
         if meant:
             todo = f'did you mean "{meant[0]}"? {todo}'
     lines = [answers.line(name, finding.get("item"), finding.get("field")) for name in finding["answers"]]
@@ -339,7 +341,9 @@ def _unknown(loaded: Mapping[Any, Any], catalog: Mapping[str, Any], answers: Ans
             meant = difflib.get_close_matches(name, known, 1, 0.6)
             message = f'"{shown}" is not the id of an answer'
             todo = (
-                f'did you mean "{meant[0]}"?' if meant else "delete the line (`santescaffold explain ID` explains an id)"
+                f'did you mean "{meant[0]}"?'
+                if meant
+                else "delete the line (`santescaffold explain ID` explains an id)"
             )
         problems.append(
             Problem(
