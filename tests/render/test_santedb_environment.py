@@ -18,10 +18,28 @@ HOST_SETTINGS = {item["name"] for item in CATALOG["features"]["host_settings"]}
 ROLES = ["cdr", "mpi", "mfr", "mpr", "product_registry", "shr", "ims", "emr", "audit_repository", "identity_provider"]
 MPI = {
     "roles": ["mpi"],
-    "standards": ["fhir_r4", "hl7v2_sllp", "ihe_pix", "ihe_pdq", "ihe_pixm", "ihe_pdqm", "ihe_pmir", "openid_connect", "hdsi", "ami", "bis"],
+    "standards": [
+        "fhir_r4",
+        "hl7v2_sllp",
+        "ihe_pix",
+        "ihe_pdq",
+        "ihe_pixm",
+        "ihe_pdqm",
+        "ihe_pmir",
+        "openid_connect",
+        "hdsi",
+        "ami",
+        "bis",
+    ],
 }
 CLUSTER = {"topology": "clustered", "cache": "redis"}
-SMTP = {"server": "smtp://mail.example.org:587", "from": "a@example.org", "user": "mailer", "tls": True, "admin_contacts": ["b@example.org", "c@example.org"]}
+SMTP = {
+    "server": "smtp://mail.example.org:587",
+    "from": "a@example.org",
+    "user": "mailer",
+    "tls": True,
+    "admin_contacts": ["b@example.org", "c@example.org"],
+}
 
 
 @cache
@@ -54,7 +72,11 @@ PLANS: dict[str, dict[str, Any]] = {
     "role-split": {**MINIMUM, **MPI, "topology": "role_split_cluster", "cache": "redis"},
     "mail": {**MINIMUM, "smtp": SMTP, "mfa_method": "email"},
     "mail-2x": {**MINIMUM, "smtp": SMTP, "mfa_method": "email", "santedb_line": "2.x"},
-    "atna": {**MINIMUM, "audit_dispatch": "atna", "audit_atna": {"endpoint": "a.example.org:6514", "transport": "stcp", "format": "rfc3881"}},
+    "atna": {
+        **MINIMUM,
+        "audit_dispatch": "atna",
+        "audit_atna": {"endpoint": "a.example.org:6514", "transport": "stcp", "format": "rfc3881"},
+    },
 }
 
 
@@ -98,7 +120,9 @@ def test_required_variables_are_there(name: str) -> None:
     for values in plan["environment_variables"].values():
         for token in values["SDB_FEATURE"].split(";"):
             for setting in FEATURES[token]["settings"]:
-                if setting.get("required") and plan["release"]["line"] in setting.get("lines", FEATURES[token]["lines"]):
+                if setting.get("required") and plan["release"]["line"] in setting.get(
+                    "lines", FEATURES[token]["lines"]
+                ):
                     assert setting["name"] in values, setting["name"]
 
 
@@ -154,7 +178,10 @@ def test_q04_a_queue_is_there_in_every_case() -> None:
 
 
 def test_q06_forbidden_fields_are_no_variable() -> None:
-    values = variables(forbidden_fields=["person.vipStatus"], privacy_resource_actions=[{"resource": "Observation", "action": "redact"}])
+    values = variables(
+        forbidden_fields=["person.vipStatus"],
+        privacy_resource_actions=[{"resource": "Observation", "action": "redact"}],
+    )
     assert "SDB_DATA_POLICY_FORBID" not in values
     assert "SDB_DATA_POLICY_RESOURCE" not in values
     assert values["SDB_DATA_POLICY_ACTION"] == "hide"
@@ -189,11 +216,18 @@ def test_q09_c04_signing_keys_are_explicit_and_the_same_everywhere() -> None:
         plan = resolve(environments=["staging", "production"], **answers)
         for key in ("default", "jwsdefault"):
             name = f"SDB_SEC_SIG_{key}"
-            assert plan["environment_variables"]["production"][name] == f"rs256:{{{{ icdr_signing_thumbprints.{key} }}}}"
+            assert (
+                plan["environment_variables"]["production"][name] == f"rs256:{{{{ icdr_signing_thumbprints.{key} }}}}"
+            )
             assert plan["environment_variables"]["staging"][name] == f"hs256:{{{{ vault_signing_{key} }}}}"
         for hosts in plan["host_environment_variables"].values():
-            assert all(set(values) == {"SDB_FEATURE"} for values in hosts.values()), "keys come from the group, equal on all"
-    names = {(item["name"], item["environment"]) for item in resolve(environments=["staging", "production"])["vault_variables"]}
+            assert all(set(values) == {"SDB_FEATURE"} for values in hosts.values()), (
+                "keys come from the group, equal on all"
+            )
+    names = {
+        (item["name"], item["environment"])
+        for item in resolve(environments=["staging", "production"])["vault_variables"]
+    }
     assert ("vault_signing_default", "staging") in names
     assert ("vault_signing_default", "production") not in names
 
@@ -323,7 +357,9 @@ def test_q24_audits_are_stored_locally_whatever_is_shipped() -> None:
     assert values["SDB_AUDIT_SHIP_CERT"] == "{{ icdr_audit_thumbprint }}"
     staging = shipped["environment_variables"]["staging"]
     assert staging["SDB_AUDIT_SHIP_SITE"] != values["SDB_AUDIT_SHIP_SITE"]
-    assert staging["SDB_AUDIT_SHIP_TARGET"] != values["SDB_AUDIT_SHIP_TARGET"], "each environment ships to its own collector"
+    assert staging["SDB_AUDIT_SHIP_TARGET"] != values["SDB_AUDIT_SHIP_TARGET"], (
+        "each environment ships to its own collector"
+    )
 
 
 def test_q24_one_dispatcher_only() -> None:
@@ -333,7 +369,9 @@ def test_q24_one_dispatcher_only() -> None:
 
 
 def test_q26_openid_is_set_for_production() -> None:
-    values = variables(domain_names=[{"environment": "production", "purpose": "api", "fqdn": "cdr.example.org", "public": True}])
+    values = variables(
+        domain_names=[{"environment": "production", "purpose": "api", "fqdn": "cdr.example.org", "public": True}]
+    )
     assert values["SDB_OPENID_INSECURE_CLIENT_AUTH"] == "false"
     assert values["SDB_OPENID_ISSUER"] == "https://cdr.example.org/auth"
     assert values["SDB_OPENID_JWT_SIG_KEY"] == "jwsdefault"
@@ -363,7 +401,9 @@ def test_q35_2x_lists_only_its_own_tokens() -> None:
 
 
 def test_q46_q47_public_address_is_told_to_every_feature() -> None:
-    values = variables(**MPI, domain_names=[{"environment": "production", "purpose": "api", "fqdn": "cr.example.org", "public": True}])
+    values = variables(
+        **MPI, domain_names=[{"environment": "production", "purpose": "api", "fqdn": "cr.example.org", "public": True}]
+    )
     assert values["SDB_SWAGGER_BASE"] == "https://cr.example.org"
     assert values["SDB_FHIR_BASE"] == "https://cr.example.org/fhir"
 
@@ -423,7 +463,7 @@ def test_fhir_resources_cover_what_other_choices_need() -> None:
 
 
 def test_vendor_sample_for_the_mpi_is_covered() -> None:
-    """SanteDB's own sample for the MPI (santedb/santempi instant/docker-compose.yml): every feature, or the quirk that forbids it."""
+    """SanteDB's sample for the MPI (santedb/santempi instant/docker-compose.yml): each feature, or the reason."""
     sample = CATALOG["features"]["feature_list"]["vendor_sample_mpi_3x"].split(";")
     listed = tokens(**MPI, cache="memory", topology="single_host")
     left_out = {"CORE": "Q35"}
@@ -438,14 +478,28 @@ def test_vendor_sample_for_the_mpi_is_covered() -> None:
 
 
 def test_image_default_for_the_mpi_is_covered() -> None:
-    default = "RAMCACHE;ADO;PUBSUB_ADO;SEC;LOG;FHIR;HL7;HDSI;AMI;BIS;SWAGGER;AUDIT_REPO;OPENID;MDM;MATCHING;IHE_PIXM;IHE_PDQM;IHE_PMIR"
+    default = (
+        "RAMCACHE;ADO;PUBSUB_ADO;SEC;LOG;FHIR;HL7;HDSI;AMI;BIS;SWAGGER;AUDIT_REPO;OPENID;MDM;MATCHING;"
+        "IHE_PIXM;IHE_PDQM;IHE_PMIR"
+    )
     assert set(default.split(";")) <= set(tokens(**MPI, cache="memory", topology="single_host"))
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_base_of_every_role_is_complete(role: str) -> None:
     listed = set(tokens(roles=[role]))
-    assert {"LOG", "SEC", "ADO", "PUBSUB_ADO", "AUDIT_REPO", "OPENID", "HDSI", "AMI", "SWAGGER", "DATA_POLICY"} <= listed
+    assert {
+        "LOG",
+        "SEC",
+        "ADO",
+        "PUBSUB_ADO",
+        "AUDIT_REPO",
+        "OPENID",
+        "HDSI",
+        "AMI",
+        "SWAGGER",
+        "DATA_POLICY",
+    } <= listed
     assert len({"RAMCACHE", "REDIS"} & listed) == 1
 
 

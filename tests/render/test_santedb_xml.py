@@ -21,32 +21,75 @@ XSI = "{http://www.w3.org/2001/XMLSchema-instance}type"
 ROLES = ["cdr", "mpi", "mfr", "mpr", "product_registry", "shr", "ims", "emr", "audit_repository", "identity_provider"]
 MPI = {
     "roles": ["mpi"],
-    "standards": ["fhir_r4", "hl7v2_sllp", "ihe_pix", "ihe_pdq", "ihe_pixm", "ihe_pdqm", "ihe_pmir", "openid_connect", "hdsi", "ami", "bis"],
+    "standards": [
+        "fhir_r4",
+        "hl7v2_sllp",
+        "ihe_pix",
+        "ihe_pdq",
+        "ihe_pixm",
+        "ihe_pdqm",
+        "ihe_pmir",
+        "openid_connect",
+        "hdsi",
+        "ami",
+        "bis",
+    ],
 }
 NID = {
-    "name": "National identity <number>", "namespace_id": "NID", "oid": "2.999.1.1", "scope": ["Patient"], "unique": True,
-    "validation_regex": "^[0-9]{10}$", "disclosure_policy_oid": "2.999.5.1", "issuer": "Civil & Registry",
-}  # fmt: skip
+    "name": "National identity <number>",
+    "namespace_id": "NID",
+    "oid": "2.999.1.1",
+    "scope": ["Patient"],
+    "unique": True,
+    "validation_regex": "^[0-9]{10}$",
+    "disclosure_policy_oid": "2.999.5.1",
+    "issuer": "Civil & Registry",
+}
 EVERYTHING = {
     **MINIMUM,
-    "organization": "Registry & \"Co\" <x>", "jurisdiction": "Here & \"there\" <x>",
+    "organization": 'Registry & "Co" <x>',
+    "jurisdiction": 'Here & "there" <x>',
     "roles": ["mpi", "product_registry"],
     "standards": [*MPI["standards"], "gs1_bms_xml"],
     "mdm_resources": ["Patient", "Material"],
     "environments": ["development", "staging", "production"],
-    "topology": "role_split_cluster", "cache": "redis", "dispatcher_queue": "rabbitmq", "read_replicas": 1,
-    "encryption_at_rest": ["full_disk", "ale"], "ale_fields": [{"field": "entityNote.text", "mode": "random"}],
-    "smtp": {"server": "smtp://mail.example.org:587", "from": "a@example.org", "user": "mailer", "tls": True, "admin_contacts": ["b@example.org"]},
-    "identity_domains": [NID], "preferred_identity_domain": "NID", "oid_root": "2.999", "uri_root": "https://id.example.org/",
+    "topology": "role_split_cluster",
+    "cache": "redis",
+    "dispatcher_queue": "rabbitmq",
+    "read_replicas": 1,
+    "encryption_at_rest": ["full_disk", "ale"],
+    "ale_fields": [{"field": "entityNote.text", "mode": "random"}],
+    "smtp": {
+        "server": "smtp://mail.example.org:587",
+        "from": "a@example.org",
+        "user": "mailer",
+        "tls": True,
+        "admin_contacts": ["b@example.org"],
+    },
+    "identity_domains": [NID],
+    "preferred_identity_domain": "NID",
+    "oid_root": "2.999",
+    "uri_root": "https://id.example.org/",
     "privacy_resource_actions": [{"resource": "Observation", "action": "redact"}],
     "sensitive_identity_domains": [{"domain": "NID", "policy_oid": "2.999.5.1", "action": "nullify"}],
-    "forbidden_fields": ["person.vipStatus", "patient.name.prefix"], "allowed_fields": ["patient.maritalStatus"],
-    "custom_policies": [{"name": "Own <policy>", "oid": "2.999.5.2", "can_override": True}], "break_glass": True,
-    "audit_dispatch": "atna", "audit_atna": {"endpoint": "a.example.org:6514", "transport": "stcp", "format": "dicom"},
-    "password_policy": {"regex": '^(?=.*[<>&"])(?=.*[{]{2}).{12,}$', "min_length": 12, "max_age_days": 90, "history": True},
-    "applet_signing": "have_key", "publisher_certificate": {"subject": "CN=x", "thumbprint": "aa" * 20},
-    "offline": True, "dcdr_backup_public": True, "pep_exemption": "non_human",
-}  # fmt: skip
+    "forbidden_fields": ["person.vipStatus", "patient.name.prefix"],
+    "allowed_fields": ["patient.maritalStatus"],
+    "custom_policies": [{"name": "Own <policy>", "oid": "2.999.5.2", "can_override": True}],
+    "break_glass": True,
+    "audit_dispatch": "atna",
+    "audit_atna": {"endpoint": "a.example.org:6514", "transport": "stcp", "format": "dicom"},
+    "password_policy": {
+        "regex": '^(?=.*[<>&"])(?=.*[{]{2}).{12,}$',
+        "min_length": 12,
+        "max_age_days": 90,
+        "history": True,
+    },
+    "applet_signing": "have_key",
+    "publisher_certificate": {"subject": "CN=x", "thumbprint": "aa" * 20},
+    "offline": True,
+    "dcdr_backup_public": True,
+    "pep_exemption": "non_human",
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: load_plan(name) for name in PLAN_NAMES},
     **{f"role-{role}": {**MINIMUM, "roles": [role]} for role in ROLES},
@@ -56,13 +99,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "everything-native": {**EVERYTHING, "runtime": "native"},
     "sim": {**MINIMUM, "roles": ["shr"], "storage_mode": "sim"},
     "sim-native": {**MINIMUM, "roles": ["shr"], "storage_mode": "sim", "runtime": "native"},
-    "hl7-open": {**MINIMUM, **MPI, "hl7_authentication": "none", "environments": ["development"], "identity_domains": [NID]},
+    "hl7-open": {
+        **MINIMUM,
+        **MPI,
+        "hl7_authentication": "none",
+        "environments": ["development"],
+        "identity_domains": [NID],
+    },
+    "retention-2x": {
+        **MINIMUM,
+        "santedb_line": "2.x",
+        "retention_rules": [
+            {"name": "Old <x>", "applies_to": "Act", "include": "creationTime=<2000", "action": "obsolete"}
+        ],
+    },
     "unsigned": {**MINIMUM, "environments": ["development", "staging"], "applet_signing": "unsigned_non_production"},
     "fhir-audit-native": {
-        **MINIMUM, "runtime": "native", "standards": ["fhir_r4", "fhir_audit", "openid_connect", "hdsi", "ami", "bis"],
-        "audit_dispatch": "fhir", "audit_fhir": {"endpoint": "https://audit.example.org/fhir", "user": "u", "authenticator": "A.B, C"},
+        **MINIMUM,
+        "runtime": "native",
+        "standards": ["fhir_r4", "fhir_audit", "openid_connect", "hdsi", "ami", "bis"],
+        "audit_dispatch": "fhir",
+        "audit_fhir": {"endpoint": "https://audit.example.org/fhir", "user": "u", "authenticator": "A.B, C"},
     },
-}  # fmt: skip
+}
 
 
 @cache
@@ -184,7 +243,9 @@ def test_includes_and_files_agree(name: str) -> None:
         included = {f"santedb/{environment}/{item.text}" for item in find(entry, "include")}
         held = {path for path in files if path.startswith(f"santedb/{environment}/config/")}
         assert included == held
-        assert {item["src"] for item in plan["santedb_files"][environment]["config"]} == held | {f"santedb/{environment}/santedb.config.xml"}
+        assert {item["src"] for item in plan["santedb_files"][environment]["config"]} == held | {
+            f"santedb/{environment}/santedb.config.xml"
+        }
         for kind in ("match", "data"):
             assert all(item["src"] in files for item in plan["santedb_files"][environment][kind])
         if plan["release"]["runtime"] == "native":
@@ -194,7 +255,13 @@ def test_includes_and_files_agree(name: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_services_are_registered_once(name: str) -> None:
     for environment in renderer().template.resolve(VARIANTS[name])["environment_names"]:
-        types = [item.attrib["type"] for item in find(sections(VARIANTS[name], environment)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+        types = [
+            item.attrib["type"]
+            for item in find(
+                sections(VARIANTS[name], environment)["ApplicationServiceContextConfigurationSection"],
+                "serviceProviders/add",
+            )
+        ]
         assert len({item.split(",")[0].strip() for item in types}) == len(types)
 
 
@@ -212,7 +279,9 @@ def test_shipped_includes_are_always_there_on_containers() -> None:
 def test_q02_provider_is_registered_under_both_spellings(name: str) -> None:
     for path, root in configurations(VARIANTS[name]):
         if path.endswith("/santedb.config.xml"):
-            orm = next(item for item in root.findall(f"{{{NS}}}section") if item.attrib[XSI] == "OrmConfigurationSection")
+            orm = next(
+                item for item in root.findall(f"{{{NS}}}section") if item.attrib[XSI] == "OrmConfigurationSection"
+            )
             assert [item.attrib["invariant"] for item in find(orm, "providers/add")] == ["npgsql", "Npgsql"]
 
 
@@ -245,18 +314,26 @@ def test_q49_audit_retention_is_always_set() -> None:
         if answers.get("santedb_line") == "2.x":
             continue
         for environment in renderer().template.resolve(answers)["environment_names"]:
-            assert "audit.retention" in ElementTree.tostring(sections(answers, environment)["SecurityConfigurationSection"], encoding="unicode"), name
+            assert "audit.retention" in ElementTree.tostring(
+                sections(answers, environment)["SecurityConfigurationSection"], encoding="unicode"
+            ), name
 
 
 def test_multi_factor_sign_in_follows_the_answer() -> None:
     assert policies({"mfa": "required"})["auth.mfa.required"] == "true"
     assert policies({"mfa": "optional"})["auth.mfa.required"] == "false"
-    assert policies({"mfa": "required", "mfa_method": "authenticator"})["auth.mfa.default"] == XML["mfa_methods"]["authenticator"]
+    assert (
+        policies({"mfa": "required", "mfa_method": "authenticator"})["auth.mfa.default"]
+        == XML["mfa_methods"]["authenticator"]
+    )
     assert "auth.mfa.default" not in policies({"mfa": "none"})
 
 
 def test_exemption_and_override_follow_the_answers() -> None:
-    assert sections({**MINIMUM, "pep_exemption": "devices"})["SecurityConfigurationSection"].attrib["pepExemptionPolicy"] == "devices"
+    assert (
+        sections({**MINIMUM, "pep_exemption": "devices"})["SecurityConfigurationSection"].attrib["pepExemptionPolicy"]
+        == "devices"
+    )
     assert sections(EVERYTHING)["SecurityConfigurationSection"].attrib["pepExemptionPolicy"] == "non-human"
     assert policies({"break_glass": True})["auth.session.elevated.length"] == "PT2M"
     assert "auth.session.elevated.length" not in policies({})
@@ -269,7 +346,10 @@ def test_q10_broker_is_registered_in_xml() -> None:
     assert section.attrib["username"] != section.attrib["password"]
     assert rendered(EVERYTHING)["santedb/production/santedb.config.xml"].count("{{ vault_queue_password }}") == 1
     assert "FileSystemDispatcherQueueConfigurationSection" not in found
-    services = [item.attrib["type"] for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     assert XML["services"]["rabbitmq"] in services
     assert "FileSystemDispatcherQueueConfigurationSection" in sections(MINIMUM)
 
@@ -290,7 +370,10 @@ def test_q16_one_secret_for_all_senders_only_when_asked_for() -> None:
 def test_q21_no_interface_is_declared_twice() -> None:
     for name, answers in VARIANTS.items():
         for environment in renderer().template.resolve(answers)["environment_names"]:
-            services = [item.attrib["name"] for item in find(sections(answers, environment)["RestConfigurationSection"], "service")]
+            services = [
+                item.attrib["name"]
+                for item in find(sections(answers, environment)["RestConfigurationSection"], "service")
+            ]
             if answers.get("runtime") == "native":
                 assert len(set(services)) == len(services)
             else:
@@ -310,18 +393,36 @@ def test_publishers_of_own_applets_are_trusted() -> None:
     section = sections(EVERYTHING)["SecurityConfigurationSection"]
     assert [item.text for item in find(section, "trustedCertificates/add")] == ["AA" * 20]
     old = {**MINIMUM, "santedb_line": "2.x", "custom_applets": [{"id": "org.x", "publisher_thumbprint": "bb" * 20}]}
-    assert "BB" * 20 in [item.text for item in find(sections(old)["AppletConfigurationSection"], "trustedPublishers/add")]
+    assert "BB" * 20 in [
+        item.text for item in find(sections(old)["AppletConfigurationSection"], "trustedPublishers/add")
+    ]
 
 
 FLAGS = {
     "action": {"c": 1, "r": 2, "u": 4, "d": 8, "x": 16},
     "event": {
-        "provision": 0x1, "medication": 0x2, "resource": 0x4, "careep": 0x8, "careprotocol": 0x10, "procedure": 0x20, "query": 0x40,
-        "patient": 0x80, "order": 0x100, "network": 0x200, "import": 0x400, "export": 0x800, "application": 0x1000, "security": 0x2000,
-        "auth": 0x4000, "btg": 0x8000, "restrictedFn": 0x10000, "login": 0x20000, "logout": 0x40000,
+        "provision": 0x1,
+        "medication": 0x2,
+        "resource": 0x4,
+        "careep": 0x8,
+        "careprotocol": 0x10,
+        "procedure": 0x20,
+        "query": 0x40,
+        "patient": 0x80,
+        "order": 0x100,
+        "network": 0x200,
+        "import": 0x400,
+        "export": 0x800,
+        "application": 0x1000,
+        "security": 0x2000,
+        "auth": 0x4000,
+        "btg": 0x8000,
+        "restrictedFn": 0x10000,
+        "login": 0x20000,
+        "logout": 0x40000,
     },
     "outcome": {"ok": 1, "fail.minor": 2, "fail.major": 4, "fail.epic": 8},
-}  # fmt: skip
+}
 
 
 def kept(filters: list[dict[str, str]], **audit: str) -> bool:
@@ -330,14 +431,23 @@ def kept(filters: list[dict[str, str]], **audit: str) -> bool:
     def number(key: str, value: str | None, default: int) -> int:
         return default if value is None else sum(FLAGS[key][word] for word in value.split())
 
-    bits = number("outcome", audit["outcome"], 0) << 24 | number("action", audit["action"], 0) << 16 | number("event", audit["event"], 0)
+    bits = (
+        number("outcome", audit["outcome"], 0) << 24
+        | number("action", audit["action"], 0) << 16
+        | number("event", audit["event"], 0)
+    )
     matching = [
         item
         for item in filters
         if bits
-        & (0xFF << 32 | number("outcome", item.get("outcome"), 0xFF) << 24 | number("action", item.get("action"), 0xFF) << 16
-           | number("event", item.get("event"), 0xFFFF)) == bits
-    ]  # fmt: skip
+        & (
+            0xFF << 32
+            | number("outcome", item.get("outcome"), 0xFF) << 24
+            | number("action", item.get("action"), 0xFF) << 16
+            | number("event", item.get("event"), 0xFFFF)
+        )
+        == bits
+    ]
     return all(item["insert"] == "true" for item in matching)
 
 
@@ -359,7 +469,9 @@ def test_q32_overrides_sign_ins_and_security_changes_are_kept(complete: bool) ->
 
 def test_audit_source_names_environment() -> None:
     names = {
-        environment: find(sections({**MINIMUM}, environment)["AuditAccountabilityConfigurationSection"], "auditSource/enterpriseSite")[0].text
+        environment: find(
+            sections({**MINIMUM}, environment)["AuditAccountabilityConfigurationSection"], "auditSource/enterpriseSite"
+        )[0].text
         for environment in ("staging", "production")
     }
     assert len(set(names.values())) == 2
@@ -369,14 +481,18 @@ def test_c20_q06_fields_nobody_else_refuses_are_taken_out_by_the_filter() -> Non
     section = sections({**MINIMUM, "forbidden_fields": ["person.vipStatus"]})["DataPolicyFilterConfigurationSection"]
     resources = {find(item, "resourceType")[0].attrib["type"]: item for item in find(section, "resources/add")}
     assert set(resources) == {"Patient", "Person"}
-    assert [item.attrib for item in find(resources["Patient"], "fields/add")] == [{"property": "vipStatus", "action": "hide"}]
+    assert [item.attrib for item in find(resources["Patient"], "fields/add")] == [
+        {"property": "vipStatus", "action": "hide"}
+    ]
     assert "DataPolicyFilterConfigurationSection" not in sections(MINIMUM)
     assert "DataPolicyFilterConfigurationSection" not in sections({**MINIMUM, "privacy_enforcement": False})
 
 
 def test_resource_actions_and_sensitive_domains_reach_the_filter() -> None:
     section = sections(EVERYTHING)["DataPolicyFilterConfigurationSection"]
-    actions = {find(item, "resourceType")[0].attrib["type"]: item.attrib["action"] for item in find(section, "resources/add")}
+    actions = {
+        find(item, "resourceType")[0].attrib["type"]: item.attrib["action"] for item in find(section, "resources/add")
+    }
     assert actions["Observation"] == "redact"
     assert actions["IdentityDomain"] == "nullify"
 
@@ -385,24 +501,47 @@ def test_q54_every_field_setting_is_stated_for_server_and_clients() -> None:
     answers = {**MINIMUM, "forbidden_fields": ["patient.name.suffix"], "allowed_fields": ["patient.religion"]}
     found = sections(answers)
     names = {item["name"] for item in CATALOG["features"]["application_settings"]}
-    for section, path in (("ApplicationServiceContextConfigurationSection", "appSettings/add"), ("AmiConfigurationSection", "publicSettings/add")):
+    for section, path in (
+        ("ApplicationServiceContextConfigurationSection", "appSettings/add"),
+        ("AmiConfigurationSection", "publicSettings/add"),
+    ):
         values = {item.attrib["key"]: item.attrib["value"] for item in find(found[section], path)}
         assert names <= set(values)
-        assert {key for key in names if values[key] == "true"} == {"forbid.patient.name.suffix", "allow.patient.religion"}
+        assert {key for key in names if values[key] == "true"} == {
+            "forbid.patient.name.suffix",
+            "allow.patient.religion",
+        }
 
 
 def test_screens_learn_input_styles_and_preferred_domain() -> None:
-    section = sections({**MINIMUM, "name_input": "simple", "address_input": "text", "identity_domains": [NID], "preferred_identity_domain": "NID"})
-    values = {item.attrib["key"]: item.attrib["value"] for item in find(section["AmiConfigurationSection"], "publicSettings/add")}
+    section = sections(
+        {
+            **MINIMUM,
+            "name_input": "simple",
+            "address_input": "text",
+            "identity_domains": [NID],
+            "preferred_identity_domain": "NID",
+        }
+    )
+    values = {
+        item.attrib["key"]: item.attrib["value"]
+        for item in find(section["AmiConfigurationSection"], "publicSettings/add")
+    }
     assert values["input.name"] == "simple"
     assert values["input.address"] == "text"
     assert values["aa.preferred"] == "NID"
 
 
 def test_q51_clusters_keep_job_states_in_the_database() -> None:
-    services = [item.attrib["type"] for item in find(sections(EVERYTHING)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(sections(EVERYTHING)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     assert XML["services"]["shared_jobs"] in services
-    alone = [item.attrib["type"] for item in find(sections(MINIMUM)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    alone = [
+        item.attrib["type"]
+        for item in find(sections(MINIMUM)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     assert XML["services"]["shared_jobs"] not in alone
 
 
@@ -411,7 +550,18 @@ def test_q50_q51_no_job_is_scheduled_that_deletes_data() -> None:
         for path, root in configurations(answers):
             text = ElementTree.tostring(root, encoding="unicode")
             assert "TrimDatabaseJob" not in text, path
-            assert "DataRetention" not in text, path
+            if "DataRetentionJob" in text:
+                assert answers["santedb_line"] == "2.x"
+                assert 'startType="never"' in text
+
+
+def test_q50_retention_rules_are_xml_on_2x_only() -> None:
+    rules = VARIANTS["retention-2x"]
+    rule = find(sections(rules)["DataRetentionConfigurationSection"], "rules/add")[0]
+    assert rule.attrib == {"name": "Old <x>", "action": "obsolete"}
+    assert find(rule, "includes/filter")[0].text == "creationTime=<2000"
+    assert find(rule, "excludes"), "a rule without the list stops the job"
+    assert "DataRetentionConfigurationSection" not in sections({**rules, "santedb_line": "3.x"})
 
 
 def test_q34_client_certificates_are_the_proxys() -> None:
@@ -421,7 +571,10 @@ def test_q34_client_certificates_are_the_proxys() -> None:
 
 
 def test_role_split_servers_tell_clients_where_the_others_are() -> None:
-    endpoints = {item.attrib["type"]: item.attrib["url"] for item in find(sections(EVERYTHING)["AmiConfigurationSection"], "endpoints/add")}
+    endpoints = {
+        item.attrib["type"]: item.attrib["url"]
+        for item in find(sections(EVERYTHING)["AmiConfigurationSection"], "endpoints/add")
+    }
     assert set(endpoints) == {"hdsi", "bis", "fhir"}
     assert all(url.startswith("https://") for url in endpoints.values())
     assert not find(sections(MINIMUM)["AmiConfigurationSection"], "endpoints/add")
@@ -447,16 +600,24 @@ def test_q07_dotted_connection_comes_by_xml() -> None:
 
 def test_single_instance_storage_names_service_and_resources() -> None:
     found = sections(VARIANTS["sim"])
-    services = [item.attrib["type"] for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     assert XML["services"]["sim"] in services
-    assert "Patient" in [item.attrib["type"] for item in find(found["ResourceManagementConfigurationSection"], "resources/add")]
+    assert "Patient" in [
+        item.attrib["type"] for item in find(found["ResourceManagementConfigurationSection"], "resources/add")
+    ]
 
 
 def test_gs1_has_service_section_and_interface() -> None:
     found = sections(EVERYTHING)
     assert found["Gs1ConfigurationSection"].attrib["partnerAuthority"] == "NID"
     assert [item.attrib["name"] for item in find(found["RestConfigurationSection"], "service")] == ["GS1BMS"]
-    services = [item.attrib["type"] for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(found["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     assert XML["services"]["gs1"] in services
 
 
@@ -464,7 +625,10 @@ def test_gs1_has_service_section_and_interface() -> None:
 def test_native_runtime_registers_what_features_would(role: str) -> None:
     answers = VARIANTS[f"role-{role}-native"]
     plan = renderer().template.resolve(answers)
-    services = [item.attrib["type"] for item in find(sections(answers)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(sections(answers)["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")
+    ]
     for feature in plan["features"]:
         for service in XML["services"]["by_feature"].get(feature["id"], []):
             assert service in services, feature["id"]
@@ -472,7 +636,9 @@ def test_native_runtime_registers_what_features_would(role: str) -> None:
     names = {item.attrib["name"] for item in find(found["DataConfigurationSection"], "connectionStrings/add")}
     assert {"MAIN", "AUDIT"} <= names
     assert found["OAuthConfigurationSection"].attrib["jwtSigningKey"] == "jwsdefault"
-    keys = {item.attrib["id"]: item.attrib["alg"] for item in find(found["SecurityConfigurationSection"], "signingKeys/add")}
+    keys = {
+        item.attrib["id"]: item.attrib["alg"] for item in find(found["SecurityConfigurationSection"], "signingKeys/add")
+    }
     assert keys == {"default": "rs256", "jwsdefault": "rs256"}
     staging = sections(answers, "staging")["SecurityConfigurationSection"]
     assert {item.attrib["alg"] for item in find(staging, "signingKeys/add")} == {"hmac"}
@@ -480,15 +646,26 @@ def test_native_runtime_registers_what_features_would(role: str) -> None:
 
 def test_native_hl7_uses_the_profiles_handlers() -> None:
     answers = {**MINIMUM, **MPI, "runtime": "native"}
-    types = {item.attrib["type"].split(",")[0] for item in find(sections(answers)["Hl7ConfigurationSection"], "services/add/messages/add")}
-    assert types == {f"SanteMPI.Messaging.IHE.HL7.{name}" for name in ("PdqQbpMessageHandler", "PixQbpMessageHandler", "PixAdtMessageHandler")}
+    types = {
+        item.attrib["type"].split(",")[0]
+        for item in find(sections(answers)["Hl7ConfigurationSection"], "services/add/messages/add")
+    }
+    assert types == {
+        f"SanteMPI.Messaging.IHE.HL7.{name}"
+        for name in ("PdqQbpMessageHandler", "PixQbpMessageHandler", "PixAdtMessageHandler")
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("-2x")])
 def test_2x_keeps_to_sections_of_its_own_files(name: str) -> None:
     found = set(sections(VARIANTS[name]))
     assert {"SecurityConfigurationSection", "AmiConfigurationSection"} & found == set()
-    services = [item.attrib["type"] for item in find(sections(VARIANTS[name])["ApplicationServiceContextConfigurationSection"], "serviceProviders/add")]
+    services = [
+        item.attrib["type"]
+        for item in find(
+            sections(VARIANTS[name])["ApplicationServiceContextConfigurationSection"], "serviceProviders/add"
+        )
+    ]
     assert "SanteDB.Server.Core.Rest.RestServiceFactory, SanteDB.Server.Core" in services
     assert not [item for item in services if "SanteDB.Rest.Common" in item]
 
@@ -503,7 +680,9 @@ def matches(answers: dict[str, Any]) -> dict[str, ElementTree.Element]:
     for path, root in documents(answers):
         if path.startswith("santedb/match/"):
             found[root.find(f"{MATCHER}target").attrib["resource"]] = root  # type: ignore[union-attr]
-            assert path == f"santedb/match/{root.attrib['uuid']}.xml", "SanteDB renames files whose name is not their UUID"
+            assert path == f"santedb/match/{root.attrib['uuid']}.xml", (
+                "SanteDB renames files whose name is not their UUID"
+            )
     return found
 
 
@@ -516,7 +695,14 @@ def test_match_configuration_asks_for_the_plans_own_identifier() -> None:
 
 
 def test_match_thresholds_and_id_follow_the_answer() -> None:
-    own = [{"resource": "Patient", "configuration_id": "org.example.match", "match_threshold": 15.5, "probable_threshold": 9}]
+    own = [
+        {
+            "resource": "Patient",
+            "configuration_id": "org.example.match",
+            "match_threshold": 15.5,
+            "probable_threshold": 9,
+        }
+    ]
     root = matches({**MINIMUM, **MPI, "match_configurations": own})["Patient"]
     assert root.attrib["id"] == "org.example.match"
     assert (root.attrib["nonmatchThreshold"], root.attrib["matchThreshold"]) == ("9", "15.5")
@@ -524,11 +710,15 @@ def test_match_thresholds_and_id_follow_the_answer() -> None:
 
 def test_match_configuration_of_the_mpi_image_keeps_its_uuid() -> None:
     shipped = XML["shipped_match_configuration"]
-    root = matches({**MINIMUM, **MPI, "match_configurations": [{"resource": "Patient", "configuration_id": shipped["id"]}]})["Patient"]
+    root = matches(
+        {**MINIMUM, **MPI, "match_configurations": [{"resource": "Patient", "configuration_id": shipped["id"]}]}
+    )["Patient"]
     assert root.attrib["uuid"] == shipped["uuid"]
 
 
-@pytest.mark.parametrize(("answers", "value"), [({}, "false"), ({"auto_link": True}, "true"), ({"auto_merge": True}, "true")])
+@pytest.mark.parametrize(
+    ("answers", "value"), [({}, "false"), ({"auto_link": True}, "true"), ({"auto_merge": True}, "true")]
+)
 def test_q23_automatic_linking_is_a_tag(answers: dict[str, Any], value: str) -> None:
     root = matches({**MINIMUM, **MPI, **answers})["Patient"]
     tag = root.find(f"{MATCHER}meta/{MATCHER}tags/{MATCHER}add")
@@ -538,11 +728,23 @@ def test_q23_automatic_linking_is_a_tag(answers: dict[str, Any], value: str) -> 
 
 def test_match_configurations_use_names_of_the_matcher_only() -> None:
     allowed = {
-        "": {"id", "uuid", "evaluationMode", "nonmatchThreshold", "matchThreshold"}, "meta": set(), "createdBy": set(), "status": set(),
-        "tags": set(), "add": {"key"}, "target": {"resource"}, "blocking": {"op", "maxResults"}, "filter": {"when"}, "scoring": set(),
-        "attribute": {"property", "m", "u", "whenNull"}, "assert": {"op", "value"}, "transform": {"name"}, "args": set(), "string": set(),
+        "": {"id", "uuid", "evaluationMode", "nonmatchThreshold", "matchThreshold"},
+        "meta": set(),
+        "createdBy": set(),
+        "status": set(),
+        "tags": set(),
+        "add": {"key"},
+        "target": {"resource"},
+        "blocking": {"op", "maxResults"},
+        "filter": {"when"},
+        "scoring": set(),
+        "attribute": {"property", "m", "u", "whenNull"},
+        "assert": {"op", "value"},
+        "transform": {"name"},
+        "args": set(),
+        "string": set(),
         "partialWeight": {"name"},
-    }  # fmt: skip
+    }
     for answers in VARIANTS.values():
         for root in matches(answers).values():
             for path, element in walk(root):
@@ -556,7 +758,9 @@ def test_simple_matching_has_no_scores() -> None:
     assert root.find(f"{MATCHER}blocking") is not None
 
 
-@pytest.mark.parametrize(("role", "resource"), [("mfr", "Place"), ("mpr", "Provider"), ("product_registry", "Material")])
+@pytest.mark.parametrize(
+    ("role", "resource"), [("mfr", "Place"), ("mpr", "Provider"), ("product_registry", "Material")]
+)
 def test_skeletons_say_so(role: str, resource: str) -> None:
     answers = {**MINIMUM, "roles": [role]}
     assert resource in matches(answers)
@@ -567,10 +771,18 @@ def test_skeletons_say_so(role: str, resource: str) -> None:
 def test_c21_encrypted_columns_are_not_compared_by_likeness() -> None:
     own = [{"field": "entity.identifier", "mode": "deterministic"}]
     for fields in ([], own):
-        answers = {**MINIMUM, **MPI, "identity_domains": [NID], "encryption_at_rest": ["full_disk", "ale"], "ale_fields": fields}
+        answers = {
+            **MINIMUM,
+            **MPI,
+            "identity_domains": [NID],
+            "encryption_at_rest": ["full_disk", "ale"],
+            "ale_fields": fields,
+        }
         filters = [item.text or "" for item in matches(answers)["Patient"].iter(f"{MATCHER}filter")]
         assert "identifier[NID].value=$input.identifier[NID].value" in filters
-    assert {item["field"] for item in CATALOG["features"]["ale_default_fields"]}.isdisjoint({"name.component", "address.component"})
+    assert {item["field"] for item in CATALOG["features"]["ale_default_fields"]}.isdisjoint(
+        {"name.component", "address.component"}
+    )
 
 
 def test_c03_all_servers_share_one_set_of_match_configurations() -> None:
@@ -585,7 +797,9 @@ def test_own_match_file_is_taken_instead() -> None:
     answers = {**MINIMUM, **MPI, "match_configurations": own}
     assert matches(answers) == {}
     plan = renderer().template.resolve(answers)
-    assert plan["santedb_files"]["production"]["match"] == [{"src": "santedb/match/own.xml", "dest": "/santedb/match/own.xml"}]
+    assert plan["santedb_files"]["production"]["match"] == [
+        {"src": "santedb/match/own.xml", "dest": "/santedb/match/own.xml"}
+    ]
 
 
 def dataset(answers: dict[str, Any], name: str) -> list[dict[str, str | None]]:
@@ -616,13 +830,17 @@ def test_identity_domains_become_a_data_set() -> None:
 
 def test_data_set_changes_its_id_with_its_content() -> None:
     first = rendered(EVERYTHING)["santedb/data/020-identity-domains.dataset"]
-    second = rendered({**EVERYTHING, "identity_domains": [{**NID, "validation_regex": "^[0-9]{9}$"}]})["santedb/data/020-identity-domains.dataset"]
+    second = rendered({**EVERYTHING, "identity_domains": [{**NID, "validation_regex": "^[0-9]{9}$"}]})[
+        "santedb/data/020-identity-domains.dataset"
+    ]
     ids = [re.search(r'<dataset [^>]*id="([^"]+)"', text).group(1) for text in (first, second)]  # type: ignore[union-attr]
     assert ids[0] != ids[1]
 
 
 def test_2x_data_set_uses_the_older_name() -> None:
-    text = rendered({**MINIMUM, "santedb_line": "2.x", "identity_domains": [NID]})["santedb/data/020-identity-domains.dataset"]
+    text = rendered({**MINIMUM, "santedb_line": "2.x", "identity_domains": [NID]})[
+        "santedb/data/020-identity-domains.dataset"
+    ]
     assert "<AssigningAuthority" in text
     assert "IdentityDomain" not in text
 

@@ -21,7 +21,11 @@ def test_ids_and_order_are_unique_enough() -> None:
     for line in ("2.x", "3.x"):
         orders = [feature["order"] for feature in FEATURES if line in feature["lines"] and "never" not in feature]
         shared = {order for order in orders if orders.count(order) > 1}
-        named = {feature["id"] for feature in FEATURES if feature["order"] in shared and line in feature["lines"] and "never" not in feature}
+        named = {
+            feature["id"]
+            for feature in FEATURES
+            if feature["order"] in shared and line in feature["lines"] and "never" not in feature
+        }
         assert named <= {"RAMCACHE", "REDIS"}, "only features that exclude each other may share a place"
 
 
@@ -86,7 +90,9 @@ def test_literals_and_maps_are_values_the_feature_accepts() -> None:
         fold = str.lower if setting.get("case") == "ignore" else str
         accepted = {fold(item) for item in allowed}
         for choice in setting.get("emit", []):
-            for value in [choice[key] for key in ("value", "default") if key in choice] + list(choice.get("map", {}).values()):
+            for value in [choice[key] for key in ("value", "default") if key in choice] + list(
+                choice.get("map", {}).values()
+            ):
                 assert fold(value) in accepted, setting["name"]
 
 
