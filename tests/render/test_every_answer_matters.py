@@ -47,7 +47,15 @@ def accepted(name: str, question: dict[str, Any], base: dict[str, Any]) -> Itera
         for value in allowed:
             if value in refused:
                 continue
-            yield [item for item in current if item != value] if value in current else [*current, value]
+            if value == "none":  # stands alone
+                toggled = [value]
+            elif value in current:
+                toggled = [item for item in current if item != value]
+            else:
+                toggled = [*(item for item in current if item != "none"), value]
+            if toggled == current or (not toggled and question.get("required")):
+                continue  # every other value takes its place in another case
+            yield toggled
     else:
         raise AssertionError(f"flips.yml has no other value for the answer {name} of form {question['form']}")
 
