@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ FINE, PROBLEMS, WRONG_USE = 0, 1, 2
 VERBS = {
     "check-answers": "santescaffold.cli:check_answers",
     "new": "santescaffold.cli:new",
+    "status": "santescaffold.cli:status",
 }
 """Every verb and where its click command is: ``module:attribute``."""
 
@@ -102,3 +104,46 @@ def new(dest: Path, file: Path | None, template: str | None, vcs_ref: str | None
         sys.exit(PROBLEMS)
     print_problems(created.problems, sys.stderr)
     click.echo(f"{dest} is written and committed. Next: read {dest / 'README.md'}.")
+
+
+REPO = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("repo", type=REPO, default=".")
+@click.option("--environment", metavar="E", help="Only this environment.")
+@click.option("--json", "as_json", is_flag=True, help="Write the status as JSON.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 while an environment is blocked (for CI).")
+def status(repo: Path, environment: str | None, as_json: bool, exit_code: bool) -> None:
+    """Show where each phase stands and what blocks which environment.
+
+    A task is open (no record), done, waived, or void (its record holds no longer).
+
+    \b
+    Examples:
+      santescaffold status
+      santescaffold status --environment production --exit-code
+      santescaffold status demo --json
+    """
+    from santescaffold import status as shown
+
+    repository = _repository(repo, environment)
+    found = shown.collect(repository, environment)
+    (shown.print_status_json if as_json else shown.print_status)(found)
+    sys.exit(PROBLEMS if exit_code and not found["ok"] else FINE)
+
+
+def _repository(path: Path, environment: str | None = None) -> Any:
+    """Open a repository, and refuse an environment it does not have."""
+    from santescaffold.repository import NoRepository, Repository
+
+    try:
+        repository = Repository(path)
+        if environment is not None and environment not in repository.environments:
+            raise click.UsageError(
+                f"the plan has no environment {environment}; {path}; nothing was read or written; "
+                f"name one of {', '.join(repository.environments)}"
+            )
+    except NoRepository as error:
+        raise click.UsageError(str(error)) from None
+    return repository

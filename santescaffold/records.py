@@ -191,7 +191,10 @@ def assess(
 
     if record is None:
         why = task["gate_why"] or "it is part of the plan"
-        return {"state": OPEN, "finding": finding("missing", f"{name} has no record", path, why, again, task=task["id"])}
+        return {
+            "state": OPEN,
+            "finding": finding("missing", f"{name} has no record", path, why, again, task=task["id"]),
+        }
     wrong = faults(record, task["id"], today)
     if wrong:
         return void(
@@ -210,9 +213,16 @@ def assess(
         )
     if "expires" in record and str(record["expires"]) < today:
         what = "waiver" if record["decision"] == "waived" else "record"
-        todo = f"close the task, or waive it anew with a reason and a second person: {again}" if what == "waiver" else again
+        todo = (
+            f"close the task, or waive it anew with a reason and a second person: {again}"
+            if what == "waiver"
+            else again
+        )
         return void(
-            "expired", f"the {what} of {name} expired on {record['expires']}", "it was given for a time, which is over", todo
+            "expired",
+            f"the {what} of {name} expired on {record['expires']}",
+            "it was given for a time, which is over",
+            todo,
         )
     if record["answers_digest"] != task["answers_digest"]:
         listed = task["depends_on"]
@@ -262,7 +272,14 @@ def orphans(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[di
             continue  # releases, emergencies, and whatever evidence lies there
         if len(parts) < 3:
             found.append(
-                finding("misplaced", f"{path} is in no place of records", path, "nothing reads it", "move or delete it", task=name)
+                finding(
+                    "misplaced",
+                    f"{path} is in no place of records",
+                    path,
+                    "nothing reads it",
+                    "move or delete it",
+                    task=name,
+                )
             )
         elif name not in tasks:
             why = "the plan changed since, or the name is misspelt"
@@ -271,13 +288,24 @@ def orphans(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[di
         elif parts[1] not in ("project", *environments):
             why = "nothing reads it; the environments of the plan are " + ", ".join(environments)
             found.append(
-                finding("misplaced", f"the plan has no environment {parts[1]}", path, why, "keep it as history", task=name)
+                finding(
+                    "misplaced", f"the plan has no environment {parts[1]}", path, why, "keep it as history", task=name
+                )
             )
         elif not repeated_path(path) and path != record_path(tasks[name], parts[1]):
             place = "project" if tasks[name]["scope"] == "project" else "the environment's directory"
             why = f"nothing reads it: the record of {name} belongs to {place}"
             target = record_path(tasks[name], environments[0] if parts[1] == "project" else parts[1])
-            found.append(finding("misplaced", f"the record of {name} is in the wrong place", path, why, f"move it to {target}", task=name))
+            found.append(
+                finding(
+                    "misplaced",
+                    f"the record of {name} is in the wrong place",
+                    path,
+                    why,
+                    f"move it to {target}",
+                    task=name,
+                )
+            )
     return found
 
 
@@ -311,7 +339,10 @@ def reviews(
         elif "review" not in record:
             code, message = "unreviewed", f"the review of the emergency deployment {name} says nothing"
         else:
-            code, message = "self_reviewed", f"the emergency deployment {name} was reviewed by {reviewer[0]}, who deployed"
+            code, message = (
+                "self_reviewed",
+                f"the emergency deployment {name} was reviewed by {reviewer[0]}, who deployed",
+            )
         last = at + datetime.timedelta(days=days) if at else None
         until = f"it was due on {last.date()}" if last else "when it is due cannot be told"
         late = last is None or moment(now) is None or moment(now) > last  # type: ignore[operator]
@@ -330,10 +361,8 @@ def reviews(
 
 
 def rules_of(plan: dict[str, Any], environment: str) -> dict[str, Any]:
-    """Return the gate's rules for one environment; one that has none of its own is held to those of production."""
-    gates = plan["gates"]
-    everywhere: dict[str, Any] = gates["environments"]
-    rules: dict[str, Any] = everywhere[environment] if environment in everywhere else everywhere["production"]
+    """Return the gate's stages of one environment of the plan: the task ids each waits for."""
+    rules: dict[str, Any] = plan["gates"]["environments"][environment]
     return rules
 
 
@@ -381,7 +410,9 @@ def judge_gate(
                             task=task_id,
                         ),
                     }
-            entries.append({"task": task_id, "owner": task["owner"], "verify": task["verify"], "scope": task["scope"], **state})
+            entries.append(
+                {"task": task_id, "owner": task["owner"], "verify": task["verify"], "scope": task["scope"], **state}
+            )
         stages.append({"name": stage, "passed": all(entry["finding"] is None for entry in entries), "tasks": entries})
 
     overdue, pending = reviews(environment, records, rules, now)
@@ -437,7 +468,10 @@ def approvals(plan: dict[str, Any], records: dict[str, dict[str, Any]], environm
         task = tasks.get(path.rsplit("/", 1)[1].rsplit(".", 1)[0])
         if task is None or path != record_path(task, environment) or "unreadable" in record:
             continue
-        entry = {"task": task["id"], **{key: record[key] for key in ("by", "approved_by", "on", "expires") if key in record}}
+        entry = {
+            "task": task["id"],
+            **{key: record[key] for key in ("by", "approved_by", "on", "expires") if key in record},
+        }
         if record.get("decision") == "waived":
             waived.append(entry)
         elif task["id"] in rules["two_people"]:
