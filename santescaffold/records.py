@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 # --- begin of what the gate of a repository has as well ---
@@ -20,8 +19,8 @@ STANDS, OPEN, VOID = ("done", "waived"), "open", "void"
 PLAIN_DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
 TOP_LEVEL = re.compile(r"^([a-z_]+):(.*)$")
 RECORD_KEYS = (
-    "task", "decision", "by", "team_role", "on", "evidence", "note", "reason", "expires", "approved_by", "answers_digest",
-    "environment", "site", "partner", "automatic", "details",
+    "task", "decision", "by", "team_role", "on", "evidence", "note", "reason", "expires", "approved_by",
+    "answers_digest", "environment", "site", "partner", "automatic", "details",
 )  # fmt: skip
 
 
@@ -182,7 +181,7 @@ def faults(record: dict[str, Any], task_id: str, today: str) -> list[str]:
 def assess(
     task: dict[str, Any], record: dict[str, Any] | None, path: str, environment: str, rules: dict[str, Any], today: str
 ) -> dict[str, Any]:
-    """Return the state of a task (done, waived, open, void) and, unless its record stands, the finding that says why."""
+    """Return the state of a task (done, waived, open, void), and the finding that says why no record stands."""
     name = f"{task['id']} ({task['title']})"
     again = how_to_close(task, environment, rules)
 
@@ -322,7 +321,8 @@ def reviews(
     environment: str, records: dict[str, dict[str, Any]], rules: dict[str, Any], now: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return findings about emergency deployments nobody reviewed: those overdue, and those still in time."""
-    overdue, pending = [], []
+    overdue: list[dict[str, Any]] = []
+    pending: list[dict[str, Any]] = []
     days = int(rules["emergency_review_days"])
     for path, record in records.items():
         if not path.startswith(f"records/{environment}/emergency/"):
@@ -376,8 +376,9 @@ def judge_gate(
 ) -> dict[str, Any]:
     """Decide whether an environment may be deployed, and whether its proxy may admit everybody.
 
-    ``plan`` needs its sections environments, gates and tasks; ``now`` is the time with its zone. The answer says what refuses
-    the deployment (``refusals``), what only keeps the proxy closed (``proxy_waits_for``), and what is good to know (``notes``).
+    ``plan`` needs its sections environments, gates and tasks; ``now`` is the time with its zone. The answer says what
+    refuses the deployment (``refusals``), what only keeps the proxy closed (``proxy_waits_for``), and what is good to
+    know (``notes``).
     """
     rules = plan["gates"]
     own = rules_of(plan, environment)
@@ -406,7 +407,7 @@ def judge_gate(
                             f"{task_id} ({task['title']}) is approved by {deployed_by} alone, who runs this deployment",
                             path,
                             "who deploys must not be the only one who approved the go-live",
-                            "have another person approve and add that name to `approved_by`, or let another person deploy",
+                            "have another person approve and add that name to `approved_by`, or deploy",
                             task=task_id,
                         ),
                     }
@@ -478,7 +479,7 @@ def approvals(plan: dict[str, Any], records: dict[str, dict[str, Any]], environm
             approved.append(entry)
         if task["id"] in rules["restore_drills"] and record.get("decision") == "done" and is_date(record.get("on")):
             drills.append(str(record["on"]))
-    return {"approvals": approved, "waivers": waived, "restore_drill_on": max(drills, default=None)}
+    return {"approvals": approved, "waivers": waived, "restore_drill_on": max(drills) if drills else None}
 
 
 # --- end of what the gate of a repository has as well ---

@@ -55,7 +55,7 @@ class Repository:
             plan = Plan((self.path / "plan.yml").read_text(encoding="utf-8"))
             if plan["schema"] != 1:
                 raise NoRepository(
-                    f"the plan has schema {plan['schema']}; {self.path / 'plan.yml'}; this version reads schema 1 only; "
+                    f"the plan has schema {plan['schema']}; {self.path / 'plan.yml'}; this version reads schema 1; "
                     "install the santescaffold that goes with the template"
                 )
             for name in ("project", "environments", "phases", "gates", "tasks"):
@@ -69,7 +69,8 @@ class Repository:
             if isinstance(error, NoRepository):
                 raise
             raise NoRepository(
-                f"the plan is no YAML; {self.path / 'plan.yml'}; every verb rests on it; restore it with `git checkout plan.yml`"
+                f"the plan is no YAML; {self.path / 'plan.yml'}; every verb rests on it; "
+                "restore it with `git checkout plan.yml`"
             ) from error
         return plan
 
