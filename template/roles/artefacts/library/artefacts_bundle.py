@@ -145,9 +145,8 @@ class Bundle:
             arguments = [part for option in options for part in ("-o", option)]
             command = ["apt-get", "--quiet", "--yes", *arguments, "--download-only", "install", *packages]
             self.run("Debian packages", command)
-        for leftover in ("lock",):
-            if os.path.exists(os.path.join(folder, leftover)):
-                os.unlink(os.path.join(folder, leftover))
+        if os.path.exists(os.path.join(folder, "lock")):
+            os.unlink(os.path.join(folder, "lock"))
         shutil.rmtree(os.path.join(folder, "partial"), ignore_errors=True)
         self.index(folder)
 
@@ -167,14 +166,19 @@ class Bundle:
         with open(os.path.join(folder, "Packages"), "w", encoding="utf-8") as file:
             file.write("\n\n".join(paragraphs) + "\n")
 
-    def collections(self, requirements: str) -> None:
-        """Download the collections."""
+    def collections(self, requirements: str, wheels: str | None) -> None:
+        """Download the collections. Where Galaxy cannot be reached they still come with the wheel of the bundle `ansible`."""
         command = [os.path.join(os.path.dirname(sys.executable), "ansible-galaxy"), "collection", "download"]
         if not os.path.exists(command[0]):
             command[0] = "ansible-galaxy"
         folder = self.directory("collections")
         if not any(name.endswith(".tar.gz") for name in os.listdir(folder)):
+            before = list(self.problems)
             self.run("collections", [*command, "--requirements-file", requirements, "--download-path", folder])
+            if wheels and os.path.exists(wheels):
+                with open(wheels, encoding="utf-8") as file:
+                    if any(line.startswith("ansible==") for line in file):
+                        self.problems = before
 
     def wheels(self, requirements: str) -> None:
         """Download the Python packages of the control machine."""
@@ -221,7 +225,7 @@ def main() -> None:
     bundle.images(given["images"])
     bundle.debian(given["packages"], given["debian_release"])
     if given["requirements_collections"]:
-        bundle.collections(given["requirements_collections"])
+        bundle.collections(given["requirements_collections"], given["requirements_python"])
     if given["requirements_python"]:
         bundle.wheels(given["requirements_python"])
     text, files = bundle.checksums()

@@ -19,6 +19,11 @@ options:
     type: list
     elements: path
     required: true
+  release:
+    description: Debian release of the hosts. Nobody is asked, so this stands for the facts of a host.
+    type: str
+    default: bookworm
+    choices: [bookworm, trixie]
 author: santescaffold
 """
 
@@ -33,6 +38,23 @@ _list:
   type: list
   elements: str
 """
+
+
+VERSIONS = {"bookworm": "12", "trixie": "13"}
+
+
+def facts(release: str) -> dict[str, str]:
+    """Return the facts of a host of that release that decide about packages."""
+    return {
+        "distribution": "Debian",
+        "distribution_major_version": VERSIONS[release],
+        "distribution_release": release,
+        "distribution_version": VERSIONS[release],
+        "os_family": "Debian",
+        "pkg_mgr": "apt",
+        "architecture": "x86_64",
+        "service_mgr": "systemd",
+    }
 
 
 class LookupModule(LookupBase):
@@ -50,7 +72,7 @@ class LookupModule(LookupBase):
 
     def _packages(self, role: Path, variables: dict[str, Any]) -> list[str]:
         defaults, private = self._read(role / "defaults/main.yml"), self._read(role / "vars/main.yml")
-        known = {**defaults, **variables, **private}
+        known = {**defaults, **variables, **private, "ansible_facts": facts(self.get_option("release"))}
         templar = self._templar.copy_with_new_env(available_variables=known)
         found: set[str] = set()
         for name in (*defaults, *private):
