@@ -90,7 +90,14 @@ class Template:
     def with_defaults(self, raw: dict[str, Any]) -> dict[str, Any]:
         """Return ``raw`` with the constant default of every question it leaves out (what Copier would store)."""
         complete = {name: question.get("default") for name, question in self.catalog["questions"].items()}
-        return {**complete, **raw}
+        complete.update(raw)
+        for name, question in self.catalog["questions"].items():
+            value = complete[name]
+            if question.get("form") == "multi" and isinstance(value, list) and "item" not in question:
+                # Copier puts the values of a multiselect into the order of its choices; what is no choice stays for the checks to name.
+                order = {choice: place for place, choice in enumerate(question.get("allowed") or [])}
+                complete[name] = sorted(value, key=lambda item: order.get(item, len(order)) if isinstance(item, str) else len(order))
+        return complete
 
 
 @contextlib.contextmanager

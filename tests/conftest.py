@@ -68,8 +68,9 @@ class ReleasedTemplate:
 
     def update(self, repository: Path, answers: dict[str, Any] | None = None, ref: str | None = ":current:") -> list[str]:
         """Update as documented (``-c 100``) and return the paths with conflicts, since Copier exits 0 on them."""
+        wanted = copier.VcsRef.CURRENT if ref == ":current:" else ref
         copier.run_update(
-            repository, data=answers or {}, vcs_ref=ref, defaults=True, overwrite=True, quiet=True, unsafe=False, context_lines=100,
+            repository, data=answers or {}, vcs_ref=wanted, defaults=True, overwrite=True, quiet=True, unsafe=False, context_lines=100,
         )  # fmt: skip
         return git(repository, "diff", "--name-only", "--diff-filter=U").split()
 

@@ -65,9 +65,11 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def possible(row: list[dict[str, Any]]) -> bool:
-    """Leave out what the constraints refuse: a cluster without shared cache (C02)."""
+    """Leave out what the constraints refuse: a cluster without shared cache (C02), a native server of the 2.x line (D52)."""
     merged = {key: value for choice in row for key, value in choice.items()}
     clustered = merged.get("topology") in ("clustered", "role_split_cluster")
+    if merged.get("runtime") == "native" and merged.get("santedb_line") == "2.x":
+        return False
     return not (clustered and merged.get("cache") == "memory")
 
 
@@ -155,8 +157,7 @@ def check_inventories(directory: Path, files: dict[str, str]) -> None:
             assert listed[group]["hosts"], f"{environment}: the group {group} is empty"
         for host, variables in listed["_meta"]["hostvars"].items():
             for variable in variables.get("santedb_environment", {}):
-                template = re.sub(r"(?<=SDB_SEC_SIG_)\w+", "<key>", variable)
-                assert template in known or variable == "SDB_FEATURE" or variable.startswith("SDB_DB_"), (
+                assert variable in known or variable in ("SDB_FEATURE", "TZ") or variable.startswith("SDB_DB_"), (
                     f"{environment} {host}: {variable} is not in the catalogue"
                 )
 
