@@ -16,6 +16,9 @@ VERBS = {
     "check-answers": "santescaffold.cli:check_answers",
     "new": "santescaffold.cli:new",
     "status": "santescaffold.cli:status",
+    "sign": "santescaffold.cli:sign",
+    "waive": "santescaffold.cli:waive",
+    "explain": "santescaffold.cli:explain",
 }
 """Every verb and where its click command is: ``module:attribute``."""
 
@@ -147,3 +150,157 @@ def _repository(path: Path, environment: str | None = None) -> Any:
     except NoRepository as error:
         raise click.UsageError(str(error)) from None
     return repository
+
+
+@click.command()
+@click.argument("task")
+@click.option("--repo", type=REPO, default=".", help="The deployment repository.")
+@click.option("--environment", metavar="E", help="Needed for tasks of deployment and rollout.")
+@click.option("--by", required=True, metavar="NAME", help="Who signs.")
+@click.option("--team-role", required=True, metavar="ROLE", help="In which team role, such as security_analyst.")
+@click.option("--evidence", metavar="PATH|URL", help="What shows that it is done.")
+@click.option("--approved-by", multiple=True, metavar="NAME", help="The second person; may be repeated.")
+@click.option("--on", "on", metavar="DATE", help="The day; today unless said.")
+@click.option("--expires", metavar="DATE", help="Until when it holds, when it does so for a time.")
+@click.option("--note", metavar="TEXT", help="A remark; the conclusion of a review.")
+@click.option("--site", metavar="CODE", help="Of which site, for a task repeated for each.")
+@click.option("--partner", metavar="NAME", help="Of which partner, for a task repeated for each.")
+@click.option("--again", is_flag=True, help="Replace a record that stands.")
+def sign(
+    task: str,
+    repo: Path,
+    environment: str | None,
+    by: str,
+    team_role: str,
+    evidence: str | None,
+    approved_by: tuple[str, ...],
+    on: str | None,
+    expires: str | None,
+    note: str | None,
+    site: str | None,
+    partner: str | None,
+    again: bool,
+) -> None:
+    """Sign off TASK: write its record, which holds as long as the answers it rests on stay the same.
+
+    A sign-off that opens a phase needs a second person (--approved-by). TASK may also be an emergency deployment,
+    emergency/<time>: then it is reviewed, and --note is the conclusion. Nothing is committed.
+
+    \b
+    Examples:
+      santescaffold sign PLN-10 --by "Ama Mensah" --team-role project_sponsor --approved-by "Kofi Boateng" \\
+        --evidence docs/minutes/2026-03-31.md
+      santescaffold sign DEP-83 --environment production --by "Ama Mensah" --team-role security_analyst --evidence URL
+      santescaffold sign emergency/20260331T080000Z --by Ama --team-role security_analyst --note "needed"
+    """
+    from santescaffold import sign as signing
+
+    repository = _repository(repo, environment)
+    try:
+        if task.startswith(("emergency/", "records/")):
+            path = signing.review(repository, task, environment, by, note)
+        else:
+            if not evidence:
+                raise click.UsageError("Missing option '--evidence'.")
+            values = {
+                "decision": "done", "by": by, "team_role": team_role, "approved_by": list(approved_by), "on": on,
+                "expires": expires, "evidence": evidence, "note": note,
+            }  # fmt: skip
+            path = signing.write(repository, task, _said(values), environment, site, partner, again)
+    except signing.Refused as refused:
+        raise click.UsageError(str(refused)) from None
+    click.echo(f"{path} is written. Not committed yet: git add {path} && git commit")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--repo", type=REPO, default=".", help="The deployment repository.")
+@click.option("--environment", metavar="E", help="Needed for tasks of deployment and rollout.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why going on without it is acceptable.")
+@click.option("--expires", required=True, metavar="DATE", help="The last day it holds.")
+@click.option("--by", required=True, metavar="NAME", help="Who waives.")
+@click.option("--team-role", required=True, metavar="ROLE", help="In which team role.")
+@click.option("--approved-by", required=True, multiple=True, metavar="NAME", help="The second person.")
+@click.option("--evidence", metavar="PATH|URL", help="Where the decision is written down.")
+@click.option("--note", metavar="TEXT", help="A remark.")
+@click.option("--site", metavar="CODE", help="Of which site, for a task repeated for each.")
+@click.option("--partner", metavar="NAME", help="Of which partner, for a task repeated for each.")
+@click.option("--again", is_flag=True, help="Replace a record that stands.")
+def waive(
+    task: str,
+    repo: Path,
+    environment: str | None,
+    reason: str,
+    expires: str,
+    by: str,
+    team_role: str,
+    approved_by: tuple[str, ...],
+    evidence: str | None,
+    note: str | None,
+    site: str | None,
+    partner: str | None,
+    again: bool,
+) -> None:
+    """Waive TASK for a time: a reason, a last day and a second person are needed.
+
+    \b
+    Example:
+      santescaffold waive DEP-98 --environment production --reason "scanner arrives in May" --expires 2026-05-31 \\
+        --by "Ama Mensah" --team-role security_analyst --approved-by "Kofi Boateng"
+    """
+    from santescaffold import sign as signing
+
+    repository = _repository(repo, environment)
+    values = {
+        "decision": "waived", "by": by, "team_role": team_role, "approved_by": list(approved_by), "expires": expires,
+        "reason": reason, "evidence": evidence, "note": note,
+    }  # fmt: skip
+    try:
+        path = signing.write(repository, task, _said(values), environment, site, partner, again)
+    except signing.Refused as refused:
+        raise click.UsageError(str(refused)) from None
+    click.echo(f"{path} is written. Not committed yet: git add {path} && git commit")
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
+
+
+@click.command()
+@click.argument("id", metavar="ID")
+@click.option("--repo", type=REPO, default=".", help="The deployment repository, if there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Write what is known as JSON.")
+def explain(id: str, repo: Path, as_json: bool) -> None:
+    """Explain an answer, task, feature, constraint, warning or quirk: what it is, what it changes, its source.
+
+    Inside a deployment repository it says what this plan makes of it, too.
+
+    \b
+    Examples:
+      santescaffold explain storage_mode
+      santescaffold explain DEP-50 --repo demo
+      santescaffold explain C01 --json
+    """
+    import json
+
+    from santescaffold import explain as explaining
+    from santescaffold.repository import Repository
+
+    repository = Repository(repo) if (repo / "plan.yml").is_file() else None
+    catalog = explaining.load_catalog(repository.answers if repository and not as_json else None)
+    known = explaining.everything(catalog, repository.plan if repository else None)
+    entry = explaining.find(known, id)
+    if entry is None:
+        near = explaining.near(known, id)
+        raise click.UsageError(
+            f"nothing is called {id}; {len(known)} ids are known; there is nothing to explain; "
+            + (f"did you mean {' or '.join(near)}?" if near else "look in checklists/ or plan.yml for ids")
+        )
+    if as_json:
+        click.echo(json.dumps(entry, indent=2, ensure_ascii=False))
+        return
+    head, *rest = explaining.lines(entry)
+    click.secho(head, bold=True)
+    for line in rest:
+        label, _, text = line.partition(": ")
+        click.echo(f"{click.style(label, dim=True)}: {text}")
