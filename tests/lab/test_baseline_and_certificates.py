@@ -21,7 +21,7 @@ from tools.lab import Host, Lab
 
 pytestmark = pytest.mark.lab
 TEMPLATE = Path(__file__).resolve().parents[2] / "template"
-ADDRESSES = {"db": 10, "app": 11, "app2": 12, "stranger": 13}
+ADDRESSES = {"db": 10, "app": 11, "app2": 12, "stranger": 13, "authority": 14}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 ADMINISTRATORS = [
     {"name": "amina", "keys": [f"{KEY} amina"]},
@@ -32,6 +32,7 @@ PORTS = [
     {"group": "database", "service": "postgresql", "port": 5432, "protocol": "tcp", "from": [{"group": "icdr"}]},
     {"group": "icdr", "service": "rest", "port": 8080, "protocol": "tcp", "from": [{"group": "database"}]},
     {"group": "icdr", "service": "https", "port": 443, "protocol": "tcp", "from": [{"any": True}]},
+    {"group": "icdr", "service": "http", "port": 80, "protocol": "tcp", "from": [{"any": True}]},
     {"group": "icdr", "service": "closed", "port": 8443, "protocol": "tcp", "from": []},
 ]
 
@@ -700,6 +701,76 @@ def test_a_replaced_certificate_is_noticed(certificates, repository, hosts):
         "private key beside it is another",
     ):
         assert problem in said
+
+
+PEBBLE = {
+    "pebble": {
+        "listenAddress": "0.0.0.0:14000",
+        "managementListenAddress": "127.0.0.1:15000",
+        "certificate": "/etc/pebble/own.pem",
+        "privateKey": "/etc/pebble/own.key",
+        "httpPort": 80,
+        "tlsPort": 443,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": False,
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def acme_service(hosts: dict[str, Host]) -> Host:
+    """A host with an ACME service for tests, which finds the names in its /etc/hosts."""
+    host = hosts["authority"]
+    host.ssh("apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y pebble openssl")
+    host.ssh(
+        """set -e; mkdir -p /etc/pebble; cat > /etc/pebble/config.json
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout /etc/pebble/own.key -out /etc/pebble/own.pem -days 2 \
+          -subj /CN=authority -addext subjectAltName=IP:10.77.0.14 2>/dev/null
+        echo 10.77.0.11 api.staging.test >> /etc/hosts
+        systemd-run --unit=pebble-test --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \
+          "$(command -v pebble)" -config /etc/pebble/config.json""",
+        input=json.dumps(PEBBLE),
+    )
+    host.wait_until("ss -Hltn 'sport = :14000' | grep -q .", 30)
+    return host
+
+
+def test_public_certificates_come_by_acme_and_are_renewed(certificates, acme_service, repository, hosts):
+    app = hosts["app"]
+    planned = register(["db", "app", "app2"])
+    more = {"automated": True, "lifetime_days": 2000, "reload": "nginx"}
+    planned.append(entry("public", "server", ["app"], "public_ca", "DNS:api.staging.test", **more))
+    settings = {
+        "certificates_acme_directory": "https://10.77.0.14:14000/dir",
+        "certificates_acme_validate_certs": False,
+    }
+    repository.inventory(("db", "app", "app2"), santedb_certificates=planned, **settings)
+    try:
+        assert "terms nobody has accepted" in repository.refused("certificates", "--limit", "app")
+        settings["certificates_acme_terms_agreed"] = True
+        repository.inventory(("db", "app", "app2"), santedb_certificates=planned, **settings)
+        repository.fine("certificates", "--limit", "app")
+        text = app.ssh("openssl x509 -noout -text -in /etc/santedb/tls/public.crt").stdout
+        assert "Pebble" in text
+        assert "DNS:api.staging.test" in text
+        assert changes(repository.fine("certificates", "--limit", "app")) == {"0"}
+        assert app.ssh("ss -Hltn 'sport = :80'").stdout == "", "the small server is gone"
+        # renewal while nginx answers on port 80, as the proxy sets it up
+        app.ssh(
+            """set -e; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nginx-light
+            cat > /etc/nginx/sites-enabled/default; systemctl restart nginx""",
+            input="server { listen 80; location /.well-known/acme-challenge/ { root /var/www/acme; } }\n"
+            "server { listen 443 ssl; ssl_certificate /etc/santedb/tls/public.crt;"
+            " ssl_certificate_key /etc/santedb/tls/public.key; }\n",
+        )
+        shown = "openssl s_client -connect 127.0.0.1:443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
+        old, started = app.ssh(shown).stdout, app.ssh("systemctl show -P MainPID nginx").stdout
+        repository.fine("certificates", "--limit", "app", "-e", '{"certificates_force_renewal": ["public"]}')
+        assert app.ssh(shown).stdout not in ("", old), "nginx shows the new certificate"
+        assert app.ssh("systemctl show -P MainPID nginx").stdout == started, "reloaded, not restarted"
+    finally:
+        app.ssh("systemctl disable --now nginx", check=False)
+        repository.inventory(("db", "app", "app2"))
 
 
 # -- offline -----------------------------------------------------------------------------------------------------------
