@@ -15,7 +15,10 @@ FINE, PROBLEMS, WRONG_USE = 0, 1, 2
 VERBS = {
     "check-answers": "santescaffold.cli:check_answers",
     "new": "santescaffold.cli:new",
+    "check": "santescaffold.cli:check",
     "status": "santescaffold.cli:status",
+    "plan": "santescaffold.preview:plan",
+    "update": "santescaffold.update:update",
     "sign": "santescaffold.cli:sign",
     "waive": "santescaffold.cli:waive",
     "explain": "santescaffold.cli:explain",
@@ -304,3 +307,29 @@ def explain(id: str, repo: Path, as_json: bool) -> None:
     for line in rest:
         label, _, text = line.partition(": ")
         click.echo(f"{click.style(label, dim=True)}: {text}")
+
+
+@click.command()
+@click.argument("repo", type=REPO, default=".")
+@click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
+def check(repo: Path, as_json: bool) -> None:
+    """Look for what is wrong in a deployment repository, without asking any machine.
+
+    Answers, placeholders, settings SanteDB does not read, secrets in clear, what environments share, certificates,
+    sizing, hand edits of generated files, records, personal data, images. Exits with 1 when there are errors.
+
+    \b
+    Examples:
+      santescaffold check
+      santescaffold check demo --json
+    """
+    from santescaffold import check as checking
+    from santescaffold import problems
+
+    found = checking.check(_repository(repo))
+    if as_json:
+        problems.print_json(found, repository=str(repo))
+    else:
+        problems.print_problems(found)
+        click.echo(f"{repo}: {problems.summary(found)}")
+    sys.exit(PROBLEMS if problems.errors(found) else FINE)
