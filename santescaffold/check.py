@@ -706,7 +706,7 @@ def sizing(look: Inspection) -> Iterator[Problem]:
         yield Problem(
             "K18",
             "warn",
-            f"{short['host']} ({short['environment']}): {short['what']} is {short['has']}, the rule asks {short['needs']}",
+            f"{short['host']} ({short['environment']}) has {short['what']} {short['has']}, not {short['needs']}",
             "plan.yml, sizing",
             "it will be slow, or stop, under the load that was planned",
             "give the machine more, or correct concurrent_clients or hosts",
@@ -886,7 +886,7 @@ def personal_data(look: Inspection) -> Iterator[Problem]:
                 "warn",
                 f"names and addresses of people go to {', '.join(public)}",
                 ".copier-answers.yml, plan.yml, docs/",
-                f"the answers {', '.join(named)} hold them; whether that repository is private cannot be seen from here",
+                f"the answers {', '.join(named)} hold them; whether the repository is private cannot be seen here",
                 "make sure that it is private, or keep the repository on a server of your own",
                 answers=tuple(named),
             )

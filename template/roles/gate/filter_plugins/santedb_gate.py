@@ -499,15 +499,15 @@ def approvals(plan: dict[str, Any], records: dict[str, dict[str, Any]], environm
     """Return what a release record keeps: who approved, what is waived, and when a restore was last practised."""
     rules = plan["gates"]
     tasks = {task["id"]: task for task in plan["tasks"]}
-    approved, waived, drills = [], [], []
+    approved: list[dict[str, Any]] = []
+    waived: list[dict[str, Any]] = []
+    drills: list[str] = []
     for path, record in records.items():
         task = tasks.get(path.rsplit("/", 1)[1].rsplit(".", 1)[0])
         if task is None or path != record_path(task, environment) or "unreadable" in record:
             continue
-        entry = {
-            "task": task["id"],
-            **{key: record[key] for key in ("by", "approved_by", "on", "expires") if key in record},
-        }
+        entry: dict[str, Any] = {"task": task["id"]}
+        entry.update((key, record[key]) for key in ("by", "approved_by", "on", "expires") if key in record)
         if record.get("decision") == "waived":
             waived.append(entry)
         elif task["id"] in rules["two_people"]:
