@@ -14,6 +14,7 @@ FINE, PROBLEMS, WRONG_USE = 0, 1, 2
 
 VERBS = {
     "check-answers": "santescaffold.cli:check_answers",
+    "interview": "santescaffold.interview.command:interview",
     "new": "santescaffold.cli:new",
     "check": "santescaffold.cli:check",
     "status": "santescaffold.cli:status",

@@ -1,0 +1,131 @@
+"""The form as data: sections, questions and fields, made from the template's catalogue and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+_CAPITALS = {
+    "api", "cidr", "cpu", "dcdr", "fhir", "fqdn", "hie", "hl7", "id", "mdm", "mfa", "mto", "oid", "os", "pep", "pia",
+    "raci", "ram", "rpo", "rto", "smtp", "ssn", "tls", "tra", "ui", "uri", "url", "uuid", "vcpu",
+}  # fmt: skip
+_SPELLED = {"santedb": "SanteDB", "pubsub": "Pub/sub", "fhir": "FHIR", "gb": "(GB)", "vcpu": "vCPU", "dcdr": "dCDR"}
+_SECTIONS = {
+    "project": "The project",
+    "role": "Role and data",
+    "jurisdiction": "What exists already",
+    "interoperability": "Partners and standards",
+    "size": "Size and own parts",
+    "privacy": "Privacy, assessments, audit",
+    "security": "Security",
+    "operations": "Machines and operations",
+}
+
+
+def label_of(name: str) -> str:
+    """Return an id as words: ``rpo_hours`` is "RPO hours"."""
+    words = [
+        _SPELLED.get(word, word.upper() if word in _CAPITALS else word) for word in re.split(r"[_.]", name) if word
+    ]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:] if words and words[0] != "vCPU" else text
+
+
+def split_help(text: str) -> tuple[str, str, str]:
+    """Return the question, what is said about it, and the worked example (indented lines) of a help text."""
+    lines = text.rstrip().splitlines()
+    prose = " ".join(line.strip() for line in lines if not line.startswith("  "))
+    example = "\n".join(line[2:] for line in lines if line.startswith("  "))
+    end = prose.find("? ")
+    if end < 0 and prose.endswith("?"):
+        return prose, "", example
+    return (prose[: end + 1], prose[end + 2 :], example) if end >= 0 else ("", prose, example)
+
+
+def examples_of(example: str) -> dict[str, str]:
+    """Return {field: example} from the worked example of a list or structure, for use as placeholders."""
+    try:
+        loaded = yaml.load(example, Loader=yaml.BaseLoader)
+    except yaml.YAMLError:
+        return {}
+    first = loaded[0] if isinstance(loaded, list) and loaded else loaded
+    if not isinstance(first, dict):
+        return {}
+    return {str(key): value for key, value in first.items() if isinstance(value, str)}
+
+
+def choices_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return [{value, label}] of what can be chosen; refused values and the blank are left out."""
+    refused = spec.get("refused") or {}
+    allowed = spec.get("allowed") or []
+    labels: dict[str, str] = {}
+    choices = spec.get("choices")
+    if isinstance(choices, Mapping):
+        for label, value in choices.items():
+            value = value.get("value") if isinstance(value, Mapping) else value
+            if isinstance(value, str):
+                labels[value] = label
+    return [
+        {"value": value, "label": labels.get(value) or (value if "choices" in spec else label_of(value))}
+        for value in allowed
+        if value not in refused
+    ]
+
+
+def _field(name: str, spec: Mapping[str, Any], example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": label_of(name),
+        "form": spec.get("form", "text"),
+        "required": bool(spec.get("required")),
+        "choices": choices_of(spec),
+        "in_answer": spec.get("in_answer"),
+        "follows": spec.get("default_from"),
+        "help": spec.get("pattern_help", ""),
+        "example": example,
+    }
+
+
+def describe(catalog: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole form: ``sections`` in the order of the questionnaire, and ``questions`` by id."""
+    groups = catalog.get("question_groups") or {}
+    sections: dict[str, dict[str, Any]] = {}
+    questions: dict[str, Any] = {}
+    for name, spec in catalog["questions"].items():
+        group = groups.get(spec.get("group"))
+        if group is None:
+            continue
+        question, more, example = split_help(spec["help"])
+        fields = spec.get("item") or spec.get("fields") or {}
+        shown = examples_of(example)
+        questions[name] = {
+            "id": name,
+            "label": label_of(name),
+            "question": question or f"{label_of(name)}?",
+            "more": more,
+            "example": example if not fields else "",
+            "form": spec["form"],
+            "essential": bool(spec.get("essential")),
+            "required": bool(spec.get("required")),
+            "long": spec["form"] == "text" and "pattern" not in spec,
+            "choices": choices_of(spec),
+            "fields": [_field(field, inner, shown.get(field, "")) for field, inner in fields.items()],
+            "default": spec.get("default"),
+            "follows": spec.get("derive", ""),
+            "clears": spec.get("default") == [] and "rules" in spec,
+            "help": spec.get("pattern_help", ""),
+            "why": group["why"],
+            "changes": (group.get("changes") or {}).get(name) or [],
+        }
+        stem = re.sub(r"^\d+-", "", spec["file"].rsplit("/", 1)[-1].removesuffix(".yml"))
+        section = sections.setdefault(stem, {"id": stem, "title": _SECTIONS.get(stem, label_of(stem)), "groups": []})
+        listed = {entry["id"]: entry for entry in section["groups"]}
+        entry = listed.get(spec["group"])
+        if entry is None:
+            entry = {"id": spec["group"], "title": group["ask"], "why": group["why"], "questions": []}
+            section["groups"].append(entry)
+        entry["questions"].append(name)
+    return {"sections": list(sections.values()), "questions": questions}
