@@ -1,0 +1,42 @@
+"""ansible-lint (production profile) and yamllint on the ten named plans, with the rendered repository's own configuration.
+
+Roles and playbooks are static, the same bytes in every repository: they are linted whole with the first plan, and the other plans
+lint what differs from it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import PLAN_NAMES, commit, git, load_plan
+
+TOOLS = Path(sys.executable).parent
+WHOLE = "demoland-mpi"
+
+
+def run(directory: Path, *command: str) -> None:
+    """Run one of the tools of this virtual environment in ``directory``; fail with what it printed."""
+    environment = {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=directory, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [WHOLE, *(name for name in PLAN_NAMES if name != WHOLE)])
+def test_rendered_repository_is_clean(name: str, copy: Callable[..., Path]) -> None:
+    answers: dict[str, Any] = load_plan(name)
+    repository = copy(answers)
+    git(repository, "init", "--quiet")
+    commit(repository, "Deployment repository as planned")
+    if name == WHOLE:
+        run(repository, "make", "check")
+        return
+    run(repository, "yamllint", "--strict", "inventories", "certificates", "audit", "plan.yml")
+    run(repository, "ansible-lint", "--offline", "--exclude", "roles", "--exclude", "playbooks")
