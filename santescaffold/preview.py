@@ -27,33 +27,48 @@ Inventories = dict[str, dict[str, Any]]
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Return what differs between two resolved plans, section by section."""
-    environments = [{entry["name"]: entry for entry in plan["environments"]} for plan in (old, new)]
+    environments = [{entry["name"]: entry for entry in _section(plan, "environments")} for plan in (old, new)]
     variables = []
     for name in dict.fromkeys([*environments[0], *environments[1]]):
         sides = [side.get(name, {}).get("santedb_environment") or {} for side in environments]
         variables += [{"environment": name, **entry} for entry in _values(sides[0], sides[1])]
+    found: dict[str, Any] = {"answers": _values(old["answers"], new["answers"]), "variables": variables}
+    for section, (keys, fields) in COMPARED.items():
+        found[section] = _lists(_section(old, section), _section(new, section), keys, fields)
+    return found
+
+
+COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "environments": (("name",), ("public_url",)),
+    "features": (("id",), ()),
+    "hosts": (
+        ("environment", "name"),
+        ("groups", "address", "internal_fqdn", "vcpu", "ram_gb", "disk_gb", "os", "icdr_role"),
+    ),
+    "certificates": (
+        ("environment", "id"),
+        ("kind", "subject", "sans", "issuer", "key_usage", "extended_key_usage", "key", "installed_on", "count"),
+    ),
+    "databases": (("name",), ("owner", "server", "extensions", "connection")),
+    "ports": (("group", "service", "port", "protocol", "environments"), ("from", "tls")),
+    "vault_variables": (("name", "environment"), ("kind",)),
+    "tasks": (("id",), ("owner", "gate_stage", "title")),
+    "warnings": (("id", "message"), ()),
+}
+"""What of each section tells entries apart, and what makes an entry a changed one."""
+
+
+def _section(plan: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    if name == "vault_variables" and name not in plan:
+        name = "secrets"  # as plan.yml calls it
+    return list(plan[name]) if name in plan else []
+
+
+def nothing() -> dict[str, Any]:
+    """Return a preview in which nothing happens, to be filled with a comparison of two plans alone."""
     return {
-        "answers": _values(old["answers"], new["answers"]),
-        "environments": _lists(old["environments"], new["environments"], ("name",), ("public_url",)),
-        "features": _lists(old["features"], new["features"], ("id",), ()),
-        "variables": variables,
-        "hosts": _lists(
-            old["hosts"], new["hosts"], ("environment", "name"),
-            ("groups", "address", "internal_fqdn", "vcpu", "ram_gb", "disk_gb", "os", "icdr_role"),
-        ),
-        "certificates": _lists(
-            old["certificates"], new["certificates"], ("environment", "id"),
-            ("kind", "subject", "sans", "issuer", "key_usage", "extended_key_usage", "key", "installed_on", "count"),
-        ),
-        "databases": _lists(
-            old["databases"], new["databases"], ("name",), ("owner", "server", "extensions", "connection")
-        ),
-        "ports": _lists(
-            old["ports"], new["ports"], ("group", "service", "port", "protocol"), ("from", "tls", "environments")
-        ),
-        "secrets": _lists(old["vault_variables"], new["vault_variables"], ("name", "environment"), ("kind",)),
-        "tasks": _lists(old["tasks"], new["tasks"], ("id",), ("owner", "gate_stage", "title")),
-        "warnings": _lists(old["warnings"], new["warnings"], ("id", "message"), ()),
+        "template": {"old": "", "new": ""}, "records_void": [], "files": {word: [] for word in _SIGNS}, "conflicts": [],
+        "losses": [], "commands": [], "uncommitted": False,
     }  # fmt: skip
 
 
@@ -308,7 +323,7 @@ SECTIONS = (
     ("features", "features of SanteDB", lambda entry: f"{entry['id']} ({entry.get('why', '')})"),
     ("databases", "databases", lambda entry: entry["name"]),
     ("certificates", "certificates", lambda entry: f"{entry['environment']}: {entry['id']} (by {entry.get('issuer')})"),
-    ("secrets", "secrets", lambda entry: f"{entry['name']} ({entry.get('purpose', '')})"),
+    ("vault_variables", "secrets", lambda entry: f"{entry['name']} ({entry.get('purpose', '')})"),
     ("ports", "ports", lambda entry: f"{entry['group']}: {entry['service']} {entry['port']}/{entry['protocol']}"),
     ("tasks", "tasks", lambda entry: f"{entry['id']} {entry.get('title', '')} (owner: {entry.get('owner')})"),
     ("warnings", "warnings", lambda entry: entry["message"]),

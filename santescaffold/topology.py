@@ -1,0 +1,171 @@
+"""The machines of an environment and what talks to what, drawn as SVG from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+COLUMNS = (
+    ("outside", ()),
+    ("entrance", ("proxy",)),
+    ("applications", ("icdr", "portal", "gateway")),
+    ("data", ("database", "cache", "queue")),
+    ("operations", ("audit", "backup", "monitoring")),
+)
+BOX, GAP_X, GAP_Y, TOP, LEFT = 176, 74, 26, 58, 14
+LEFT_OUT = ("ssh", "node-exporter", "ssh-backup", "ssh-archive")
+"""Services every machine has; the drawing leaves them out, the table of connections has them."""
+
+
+def connections(plan: Mapping[str, Any], environment: str) -> list[dict[str, str]]:
+    """Return who connects to what in an environment, a row for each source and service."""
+    rows = []
+    for port in plan["ports"]:
+        if environment not in (port.get("environments") or [environment]):
+            continue
+        for source in port["from"]:
+            rows.append(
+                {
+                    "from": source_name(source),
+                    "to": port["group"],
+                    "service": port["service"],
+                    "port": f"{port['port']}/{port['protocol']}",
+                    "tls": "yes" if port["tls"] else "no",
+                    "purpose": port["purpose"],
+                }
+            )
+    return rows
+
+
+def source_name(source: Mapping[str, Any]) -> str:
+    """Return where connections come from, for people."""
+    if source.get("any"):
+        return "anywhere"
+    for key in ("group", "partner", "network", "cidr"):
+        if source.get(key):
+            return str(source[key])
+    return "?"
+
+
+def _column(groups: Sequence[str]) -> int:
+    for number, (_, members) in enumerate(COLUMNS):
+        if set(members) & set(groups):
+            return number
+    return len(COLUMNS) - 1
+
+
+def _links(
+    plan: Mapping[str, Any], environment: str, hosts: list[Mapping[str, Any]]
+) -> tuple[list[str], dict[tuple[str, str], list[str]]]:
+    """Return the sources outside, and the services between every two boxes."""
+    outside: list[str] = []
+    links: dict[tuple[str, str], list[str]] = {}
+    for port in plan["ports"]:
+        if environment not in (port.get("environments") or [environment]) or port["service"] in LEFT_OUT:
+            continue
+        for source in port["from"]:
+            if "group" in source:
+                starts = [host["name"] for host in hosts if source["group"] in host["groups"]]
+                if source["group"] == "monitoring":
+                    continue
+            else:
+                starts = [source_name(source)]
+                outside += [name for name in starts if name not in outside]
+            for start in starts:
+                for host in hosts:
+                    if port["group"] in host["groups"] and host["name"] != start:
+                        label = f"{port['port']}"
+                        services = links.setdefault((start, host["name"]), [])
+                        if label not in services:
+                            services.append(label)
+    return outside, links
+
+
+def draw(plan: Mapping[str, Any], environment: str) -> str:
+    """Return the drawing of an environment as an SVG element; what it shows stands in ``connections`` as text too."""
+    hosts = [host for host in plan["hosts"] if host["environment"] == environment]
+    outside, links = _links(plan, environment, hosts)
+    columns: list[list[tuple[str, list[str], str]]] = [[] for _ in COLUMNS]
+    columns[0] = [(name, [], "source") for name in outside]
+    for host in hosts:
+        address = str(host.get("address") or "")
+        if host.get("placeholder"):
+            address = "not named yet"
+        lines = [address, *_wrap(", ".join(host["groups"]), 25)]
+        columns[_column(host["groups"])].append((host["name"], lines, "host"))
+    used = [number for number, column in enumerate(columns) if column]
+    place: dict[str, tuple[float, float, float]] = {}
+    body: list[str] = []
+    heights = {number: sum(_height(lines) + GAP_Y for _, lines, _ in columns[number]) for number in used}
+    tallest = max(heights.values(), default=0)
+    for index, number in enumerate(used):
+        x = LEFT + index * (BOX + GAP_X)
+        y = TOP + (tallest - heights[number]) / 2
+        body.append(f'<text class="column" x="{x + BOX / 2:g}" y="30">{COLUMNS[number][0]}</text>')
+        for name, lines, kind in columns[number]:
+            height = _height(lines)
+            place[name] = (x, y, height)
+            body.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{BOX}" height="{height:g}" rx="6"/>')
+            body.append(f'<text class="name" x="{x + BOX / 2:g}" y="{y + 20:g}">{escape(_cut(name, 24))}</text>')
+            for row, line in enumerate(lines):
+                body.append(f'<text x="{x + BOX / 2:g}" y="{y + 37 + row * 15:g}">{escape(line)}</text>')
+            y += height + GAP_Y
+    arrows, labels = [], []
+    for count, ((start, end), services) in enumerate(links.items()):
+        if start not in place or end not in place:
+            continue
+        path, (x, y) = _arrow(place[start], place[end], count)
+        arrows.append(f'<path class="link" marker-end="url(#tip-{escape(environment)})" d="{path}"/>')
+        text = escape(", ".join(services))
+        labels.append(f'<text class="port" x="{x:g}" y="{y:g}">{text}</text>')
+    width = LEFT * 2 + len(used) * BOX + max(0, len(used) - 1) * GAP_X
+    name = escape(environment)
+    return (
+        f'<svg class="topology" viewBox="0 0 {width} {tallest + TOP + 8:g}" role="img" '
+        f'aria-labelledby="topology-{name}">'
+        f'<title id="topology-{name}">Machines of {name} and the ports they use; the table below says the same</title>'
+        f'<defs><marker id="tip-{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto-start-reverse"><path d="M0 0 8 4 0 8z"/></marker></defs>'
+        + "".join(arrows)
+        + "".join(body)
+        + "".join(labels)
+        + "</svg>"
+    )
+
+
+def _arrow(
+    start: tuple[float, float, float], end: tuple[float, float, float], count: int
+) -> tuple[str, tuple[float, float]]:
+    """Return the path of an arrow and where its label goes."""
+    spread = (count % 5 - 2) * 5
+    y1, y2 = start[1] + start[2] / 2 + spread, end[1] + end[2] / 2 + spread
+    if start[0] == end[0]:  # the same column: around the right side
+        x = start[0] + BOX
+        return f"M{x:g} {y1:g}C{x + 34:g} {y1:g} {x + 34:g} {y2:g} {x + 2:g} {y2:g}", (x + 32, (y1 + y2) / 2)
+    if start[0] < end[0]:
+        x1, x2 = start[0] + BOX, end[0] - 2
+        side = -1.0
+    else:
+        x1, x2 = start[0], end[0] + BOX + 2
+        side = 1.0
+    middle = (x1 + x2) / 2
+    label = (x2 + side * 22, y2 - 5)
+    return f"M{x1:g} {y1:g}C{middle:g} {y1:g} {middle:g} {y2:g} {x2:g} {y2:g}", label
+
+
+def _height(lines: Sequence[str]) -> float:
+    return 32 + 15 * len(lines) if lines else 30
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _wrap(text: str, most: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= most:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
