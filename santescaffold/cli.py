@@ -20,6 +20,7 @@ VERBS = {
     "status": "santescaffold.cli:status",
     "plan": "santescaffold.preview:plan",
     "update": "santescaffold.update:update",
+    "report": "santescaffold.report:report",
     "sign": "santescaffold.cli:sign",
     "waive": "santescaffold.cli:waive",
     "explain": "santescaffold.cli:explain",
