@@ -27,8 +27,14 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def template_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as a plain directory without Git: the fastest source for copies. Never written to."""
-    return snapshot(tmp_path_factory.mktemp("plain") / "template", ROOT)
+    """The template as a plain directory without Git and without static roles: the fastest source. Never written to."""
+    return snapshot(tmp_path_factory.mktemp("plain") / "template", ROOT, roles=False)
+
+
+@pytest.fixture(scope="session")
+def whole_template_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a plain directory without Git, complete. Never written to."""
+    return snapshot(tmp_path_factory.mktemp("whole") / "template", ROOT)
 
 
 @pytest.fixture
@@ -77,8 +83,8 @@ class ReleasedTemplate:
 
 @pytest.fixture
 def released(tmp_path: Path) -> ReleasedTemplate:
-    """The working tree's template released as v1.0.0."""
-    path = snapshot(tmp_path / "released-template", ROOT)
+    """The working tree's template, without its static roles, released as v1.0.0."""
+    path = snapshot(tmp_path / "released-template", ROOT, roles=False)
     git(path, "init", "--quiet", "--initial-branch", "main")
     template = ReleasedTemplate(path)
     template.release("v1.0.0")

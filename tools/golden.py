@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     status = 0
     with tempfile.TemporaryDirectory(prefix="santescaffold-") as scratch:
-        template = snapshot(Path(scratch) / "template")
+        template = snapshot(Path(scratch) / "template", roles=False)
         for answers_file in sorted(PLANS.glob("*.yml")):
             if arguments.plans and answers_file.stem not in arguments.plans:
                 continue

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from tests.support import ROOT
+from tools.render import snapshot
 
 
 @pytest.fixture(scope="session")
-def copier_template_paths() -> list[str]:
-    return ["copier.yml", "questions", "catalog", "macros", "template"]
+def copier_template_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return snapshot(tmp_path_factory.mktemp("pytest-copier") / "template", ROOT, roles=False)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def resolve(path: Path) -> None:
 def test_no_edit_is_silently_gone(steps: list[tuple[Any, ...]]) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="santescaffold-series-"))
     try:
-        template = ReleasedTemplate(snapshot(scratch / "template", ROOT))
+        template = ReleasedTemplate(snapshot(scratch / "template", ROOT, roles=False))
         git(template.path, "init", "--quiet", "--initial-branch", "main")
         template.release("v1.0.0")
         repository = template.copy(scratch / "repository", load_plan("facility-registry"))
