@@ -105,8 +105,9 @@ def finding(code: str, message: str, where: str, why: str, todo: str, **more: An
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """Return a finding on one line."""
-    return "; ".join(" ".join(str(found[part]).split()) for part in ("message", "where", "why", "todo") if found[part])
+    """Return a finding on one line; semicolons stand between its four parts only."""
+    parts = [" ".join(str(found[part]).split()).replace("; ", ", ") for part in ("message", "where", "why", "todo")]
+    return "; ".join(part for part in parts if part)
 
 
 def words(name: str) -> str:
@@ -230,7 +231,7 @@ def assess(
             "changed",
             f"the record of {name} was given for other answers than the plan has now",
             f"an approval holds for exactly the answers it was given for (here: {names})",
-            f"look at what changed, then {again}",
+            again.replace(": do it, then", ": look at what changed, then", 1),
         )
     waiver = record["decision"] == "waived"
     if (waiver and "waiver" in rules["two_people_records"]) or task["id"] in rules["two_people"]:
@@ -311,10 +312,10 @@ def orphans(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[di
 def moment(value: Any) -> datetime.datetime | None:
     """Return the time of a release or emergency record, None when it is not one."""
     try:
-        found = datetime.datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        found = datetime.datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)  # noqa: UP017
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def reviews(
@@ -350,7 +351,7 @@ def reviews(
             code,
             message,
             path,
-            f"what passed the gate has to be looked at by somebody else within {days} days; "
+            f"what passed the gate has to be looked at by somebody else within {days} days, and "
             + (until if late else f"it is due on {last.date()}"),  # type: ignore[union-attr]
             "have somebody who did not deploy read docs/runbooks/emergency-deployment.md and add `reviewed_by: NAME`, "
             "`reviewed_on: DATE` and `review: CONCLUSION` to the file",
@@ -383,7 +384,7 @@ def judge_gate(
     rules = plan["gates"]
     own = rules_of(plan, environment)
     tasks = {task["id"]: task for task in plan["tasks"]}
-    today = str(datetime.datetime.fromisoformat(now.replace("Z", "+00:00")).date())
+    today = str(datetime.datetime.fromisoformat(now).date())
     releases = [record for path, record in records.items() if path.startswith(f"records/{environment}/releases/")]
     in_use = any(str(release.get("proxy_open")).lower() == "true" for release in releases)
 
@@ -424,7 +425,9 @@ def judge_gate(
             if entry["finding"] is None:
                 continue
             found = {**entry["finding"], "stage": stage["name"], "owner": entry["owner"]}
-            provable = entry["verify"] == "auto" and entry["scope"] != "project" and found["code"] == "changed"
+            # Only the changed system can prove it: a deployment that waited for the proof would never come.
+            automatic = entry["verify"] == "auto" and entry["scope"] != "project"
+            provable = automatic and found["code"] in ("changed", "missing")
             if stage["name"] == "before_use":
                 waits.append(found)
             if stage["name"] == "before_install" or (in_use and not provable):
@@ -443,7 +446,7 @@ def judge_gate(
             )
         )
     closes = in_use and bool(waits)
-    opens = not waits
+    opens = not waits and not refusals
     return {
         "environment": environment,
         "in_use": in_use,
@@ -464,15 +467,15 @@ def approvals(plan: dict[str, Any], records: dict[str, dict[str, Any]], environm
     """Return what a release record keeps: who approved, what is waived, and when a restore was last practised."""
     rules = plan["gates"]
     tasks = {task["id"]: task for task in plan["tasks"]}
-    approved, waived, drills = [], [], []
+    approved: list[dict[str, Any]] = []
+    waived: list[dict[str, Any]] = []
+    drills: list[str] = []
     for path, record in records.items():
         task = tasks.get(path.rsplit("/", 1)[1].rsplit(".", 1)[0])
         if task is None or path != record_path(task, environment) or "unreadable" in record:
             continue
-        entry = {
-            "task": task["id"],
-            **{key: record[key] for key in ("by", "approved_by", "on", "expires") if key in record},
-        }
+        entry: dict[str, Any] = {"task": task["id"]}
+        entry.update((key, record[key]) for key in ("by", "approved_by", "on", "expires") if key in record)
         if record.get("decision") == "waived":
             waived.append(entry)
         elif task["id"] in rules["two_people"]:
