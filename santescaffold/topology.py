@@ -13,7 +13,7 @@ COLUMNS = (
     ("data", ("database", "cache", "queue")),
     ("operations", ("audit", "backup", "monitoring")),
 )
-BOX, GAP_X, GAP_Y, TOP, LEFT = 176, 74, 26, 58, 14
+BOX, GAP_X, GAP_Y, TOP, LEFT = 176, 106, 26, 58, 14
 LEFT_OUT = ("ssh", "node-exporter", "ssh-backup", "ssh-archive")
 """Services every machine has; the drawing leaves them out, the table of connections has them."""
 
@@ -107,18 +107,21 @@ def draw(plan: Mapping[str, Any], environment: str) -> str:
             height = _height(lines)
             place[name] = (x, y, height)
             body.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{BOX}" height="{height:g}" rx="6"/>')
-            body.append(f'<text class="name" x="{x + BOX / 2:g}" y="{y + 20:g}">{escape(_cut(name, 24))}</text>')
+            body.append(f'<text class="name" x="{x + BOX / 2:g}" y="{y + 20:g}">{escape(_cut(name, 20))}</text>')
             for row, line in enumerate(lines):
                 body.append(f'<text x="{x + BOX / 2:g}" y="{y + 37 + row * 15:g}">{escape(line)}</text>')
             y += height + GAP_Y
+    drawn = [(start, end, services) for (start, end), services in links.items() if start in place and end in place]
     arrows, labels = [], []
-    for count, ((start, end), services) in enumerate(links.items()):
-        if start not in place or end not in place:
-            continue
-        path, (x, y) = _arrow(place[start], place[end], count)
+    for start, end, services in drawn:
+        leaving = [other for other in drawn if other[0] == start]
+        coming = [other for other in drawn if other[1] == end]
+        leaves = (leaving.index((start, end, services)) + 1) / (len(leaving) + 1)
+        comes = (coming.index((start, end, services)) + 1) / (len(coming) + 1)
+        path, (x, y), anchor = _arrow(place[start], place[end], leaves, comes)
         arrows.append(f'<path class="link" marker-end="url(#tip-{escape(environment)})" d="{path}"/>')
         text = escape(", ".join(services))
-        labels.append(f'<text class="port" x="{x:g}" y="{y:g}">{text}</text>')
+        labels.append(f'<text class="port" style="text-anchor:{anchor}" x="{x:g}" y="{y:g}">{text}</text>')
     width = LEFT * 2 + len(used) * BOX + max(0, len(used) - 1) * GAP_X
     name = escape(environment)
     return (
@@ -135,23 +138,32 @@ def draw(plan: Mapping[str, Any], environment: str) -> str:
 
 
 def _arrow(
-    start: tuple[float, float, float], end: tuple[float, float, float], count: int
-) -> tuple[str, tuple[float, float]]:
-    """Return the path of an arrow and where its label goes."""
-    spread = (count % 5 - 2) * 5
-    y1, y2 = start[1] + start[2] / 2 + spread, end[1] + end[2] / 2 + spread
+    start: tuple[float, float, float], end: tuple[float, float, float], leaves: float, comes: float
+) -> tuple[str, tuple[float, float], str]:
+    """Return the path of an arrow, where its label goes, and at which end of the label that is.
+
+    ``leaves`` and ``comes`` say how far down its box the arrow leaves and arrives, from 0 to 1.
+    """
+    y1, y2 = start[1] + start[2] * leaves, end[1] + end[2] * comes
     if start[0] == end[0]:  # the same column: around the right side
         x = start[0] + BOX
-        return f"M{x:g} {y1:g}C{x + 34:g} {y1:g} {x + 34:g} {y2:g} {x + 2:g} {y2:g}", (x + 32, (y1 + y2) / 2)
+        path = f"M{x:g} {y1:g}C{x + 40:g} {y1:g} {x + 40:g} {y2:g} {x + 2:g} {y2:g}"
+        return path, (x + 33, (y1 + y2) / 2 + 4), "start"
     if start[0] < end[0]:
-        x1, x2 = start[0] + BOX, end[0] - 2
-        side = -1.0
+        x1, x2, anchor = start[0] + BOX, end[0] - 2, "start"
     else:
-        x1, x2 = start[0], end[0] + BOX + 2
-        side = 1.0
+        x1, x2, anchor = start[0], end[0] + BOX + 2, "end"
+    label = (x1 + (6 if anchor == "start" else -6), y1 - 4)
+    if abs(start[0] - end[0]) > BOX + GAP_X + 1:  # over what stands between
+        turn = GAP_X / 2 if anchor == "start" else -GAP_X / 2
+        high = min(start[1], end[1]) - 12
+        path = (
+            f"M{x1:g} {y1:g}C{x1 + turn:g} {y1:g} {x1:g} {high:g} {x1 + turn * 2:g} {high:g}"
+            f"L{x2 - turn * 2:g} {high:g}C{x2:g} {high:g} {x2 - turn:g} {y2:g} {x2:g} {y2:g}"
+        )
+        return path, label, anchor
     middle = (x1 + x2) / 2
-    label = (x2 + side * 22, y2 - 5)
-    return f"M{x1:g} {y1:g}C{middle:g} {y1:g} {middle:g} {y2:g} {x2:g} {y2:g}", label
+    return f"M{x1:g} {y1:g}C{middle:g} {y1:g} {middle:g} {y2:g} {x2:g} {y2:g}", label, anchor
 
 
 def _height(lines: Sequence[str]) -> float:
