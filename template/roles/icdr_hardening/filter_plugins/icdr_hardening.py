@@ -151,6 +151,34 @@ def icdr_hardening_results(said: str, commands: list[dict[str, str]]) -> dict[st
     return {"done": done, "failed": failed, "refused_login": login}
 
 
+def icdr_hardening_pending(commands: list[dict[str, str]], applied: dict[str, str]) -> list[dict[str, str]]:
+    """Return the commands that were not carried out before in the same form."""
+    return [command for command in commands if applied.get(command["id"]) != command["digest"]]
+
+
+def icdr_hardening_attempts(
+    published: dict[str, Any], console: dict[str, str], users: list[str], password: str
+) -> list[dict[str, str]]:
+    """Return what to try: published applications, the console, published users, the administrator with the new password.
+
+    Users need an application that is let in, so each is tried with both of the console's secrets, one of which is right.
+    What is right comes last: it resets SanteDB's count of wrong ones.
+    """
+    found = [
+        {"name": f"application {name}", "client_id": name, "client_secret": secret}
+        for name, secret in published["applications"].items()
+    ]
+    client = {"client_id": console["name"]}
+    found.append({"name": "console", **client, "client_secret": console["secret"]})
+    secrets_of_console = {"old": published["applications"][console["name"]], "new": console["secret"]}
+    people = [(f"user {name}", name, published["users"][name]) for name in users]
+    for label, name, word in [*people, ("administrator", "Administrator", password)]:
+        for which, secret in secrets_of_console.items():
+            user = {"username": name, "password": word}
+            found.append({"name": f"{label} by {which}", **client, "client_secret": secret, **user})
+    return found
+
+
 def _masked(text: str) -> str:
     return re.sub(r"\"[^\"]*\"", '"…"', text.strip())[:300]
 
@@ -162,5 +190,7 @@ class FilterModule:
         """Return the filters of this role."""
         return {
             "icdr_hardening_commands": icdr_hardening_commands,
+            "icdr_hardening_pending": icdr_hardening_pending,
+            "icdr_hardening_attempts": icdr_hardening_attempts,
             "icdr_hardening_results": icdr_hardening_results,
         }
