@@ -18,6 +18,7 @@ VERBS = {
     "new": "santescaffold.cli:new",
     "check": "santescaffold.cli:check",
     "status": "santescaffold.cli:status",
+    "adopt": "santescaffold.adopt:adopt",
     "plan": "santescaffold.preview:plan",
     "update": "santescaffold.update:update",
     "report": "santescaffold.report:report",
