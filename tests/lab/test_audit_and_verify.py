@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tools.lab import Host, Lab
 
@@ -82,6 +83,7 @@ class Repository:
             ("central", {"audit": ["centre"]}),
         ):
             values = {
+                "santedb_ports": PORTS,
                 "santedb_environment_name": environment,
                 "santedb_production": False,
                 "audit_allowed_peers": [NAMES["app" if environment == "staging" else "collector"]],
@@ -218,6 +220,72 @@ def test_a_full_disk_delays_audits_and_says_so(deployed: tuple[Lab, Repository])
     audit.ssh("rm /var/log/santedb-audit/filler")
     wait_for(audit, "app", range(2000, 2500), 120)
     audit.ssh("systemctl stop rsyslog && umount /var/log/santedb-audit && systemctl start rsyslog")
+
+
+PORTS = [
+    {"group": "all", "service": "ssh", "port": 22, "protocol": "tcp", "from": [{"cidr": "10.77.0.0/24"}]},
+    {"group": "audit", "service": "audit-collector", "port": 6514, "protocol": "tcp", "from": [{"group": "icdr"}, {"cidr": "10.77.0.1/32"}]},
+]
+
+
+def plan_for(path: Path, *tasks: str) -> None:
+    """Write a plan of the lab's hosts with these tasks of the first named plan."""
+    plan = yaml.safe_load((GOLDEN / "plan.yml").read_text())
+    hosts = [
+        {"environment": "staging", "name": name, "address": f"10.77.0.{NUMBERS[name]}", "vcpu": 1, "ram_gb": 1, "disk_gb": None}
+        for name in ("app", "collector")
+    ]
+    kept = [task for task in plan["tasks"] if task["id"] in tasks]
+    assert {task["id"] for task in kept} == set(tasks)
+    (path / "plan.yml").write_text(json.dumps({**plan, "hosts": hosts, "tasks": kept}))
+
+
+def test_verify_writes_records_and_fails_on_a_planted_port(deployed: tuple[Lab, Repository]) -> None:
+    lab, repository = deployed
+    plan_for(repository.path, "DEP-01", "DEP-68", "DEP-99", "DEP-56", "PLN-14")
+    allowed = [{**entry, "from": [*entry["from"], {"cidr": "10.77.0.0/24"}]} for entry in PORTS]
+    repository.inventory(santedb_ports=allowed, verify_audit_seconds=6)
+    # instead of a failed sign-in, which takes an application server: what its audit would leave at the collector
+    lab["collector"].ssh("systemctl start santedb-audit-seal")
+    first = repository.play("verify", "staging", "-e", "verified_by=Amina", "-e", '{"verify_only": ["DEP-01", "DEP-99", "DEP-56", "PLN-14"]}')
+    assert first.returncode == 0, first.stdout[-6000:] + first.stderr[-2000:]
+    records = repository.path / "records"
+    record = yaml.safe_load((records / "staging/DEP-99.yml").read_text())
+    tasks = {task["id"]: task for task in yaml.safe_load((repository.path / "plan.yml").read_text())["tasks"]}
+    assert record["decision"] == "done"
+    assert "Amina" in record["by"]
+    assert record["team_role"] == tasks["DEP-99"]["owner"]
+    assert record["answers_digest"] == tasks["DEP-99"]["answers_digest"]
+    evidence = yaml.safe_load((repository.path / record["evidence"]).read_text())
+    assert 22 in evidence["details"]["open_tcp"]["app -> collector"]
+    assert (records / "project/PLN-14.yml").exists()
+    assert not (records / "staging/DEP-56.yml").exists(), "what cannot be checked leaves no record"
+    report = yaml.safe_load(next((records / "staging/evidence").glob("verify-*.yml")).read_text())
+    assert [entry["task"] for entry in report["cannot"]] == ["DEP-56"]
+
+    (records / "staging/DEP-99.yml").unlink()
+    lab["app"].ssh("systemd-run --unit planted python3 -m http.server 7777")
+    lab["app"].wait_until("ss -Hltn sport = :7777 | grep -q 7777")
+    again = repository.play("verify", "staging", "-e", "verified_by=Amina")
+    assert again.returncode != 0
+    assert "Port 7777 of app answers collector" in again.stdout
+    assert re.search(r"DEP-68: The test audit .* did not arrive", again.stdout), "no application server sends one here"
+    assert not (records / "staging/DEP-99.yml").exists()
+    lab["app"].ssh("systemctl stop planted")
+
+
+def test_verify_says_so_when_a_host_is_away(deployed: tuple[Lab, Repository]) -> None:
+    lab, repository = deployed
+    plan_for(repository.path, "DEP-01")
+    (repository.path / "records/staging/DEP-01.yml").unlink(missing_ok=True)
+    lab["app"].cut()
+    try:
+        done = repository.play("verify", "staging", "-e", "verified_by=Amina")
+    finally:
+        lab["app"].heal()
+    assert "app did not answer" in next((repository.path / "records/staging/evidence").glob("verify-*.yml")).read_text()
+    assert not (repository.path / "records/staging/DEP-01.yml").exists()
+    assert done.returncode != 0, "an unreachable host is no success"
 
 
 def test_leaving_the_group_removes_the_collector_and_keeps_the_audits(deployed: tuple[Lab, Repository]) -> None:
