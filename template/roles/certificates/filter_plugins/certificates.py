@@ -249,6 +249,13 @@ def certificates_public_key(pem: str) -> str:
     )
 
 
+def certificates_bundle(texts: list[str]) -> str:
+    """Return one PEM text of all certificates in the texts, each once, each on lines of its own."""
+    pattern = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+    found = [one for text in texts for one in pattern.findall(text)]
+    return "".join(f"{one}\n" for one in dict.fromkeys(found))
+
+
 def certificates_text(slurped: Any) -> str:
     """Return the text of a file read by ansible.builtin.slurp, or '' when there was none."""
     content = slurped.get("content") if hasattr(slurped, "get") else None
@@ -263,6 +270,7 @@ class FilterModule:
         return {
             name: globals()[name]
             for name in (
+                "certificates_bundle",
                 "certificates_days_left",
                 "certificates_matches_request",
                 "certificates_names",
