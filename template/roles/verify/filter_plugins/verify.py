@@ -587,6 +587,15 @@ def pools(it):
             problems.append(fault(f"{name} has no sized pool", "group_vars/icdr", "each request opens a connection", "copier update"))
     if not found:
         raise Cannot("no connection string is rendered for this runtime")
+    for host in it.hosts("icdr"):
+        actual = it.running(host)[0]
+        for name, wanted in found.items():
+            keys = {key.strip().lower(): part.strip() for key, _, part in (pair.partition("=") for pair in actual.get(name, "").split(";"))}
+            if any(keys.get(key) != value for key, value in wanted.items()):
+                problems.append(fault(f"{name} of the running application has another pool than planned", host, "it was not deployed since",
+                                      f"deploy playbooks/icdr.yml -i inventories/{it.environment}"))  # fmt: skip
+    if not it.hosts("icdr"):
+        raise Cannot("the environment has no application server")
     return problems, found
 
 
