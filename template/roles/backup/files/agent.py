@@ -42,8 +42,22 @@ class Store:
         request = f"put {self.stamp}/{name}"
         if self.settings.get("local"):
             program = [self.settings["receive"], self.settings["host"]]
-            return ["runuser", "-u", self.settings["user"], "--", "env", f"SSH_ORIGINAL_COMMAND={request}", *program], {}
-        options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20", "ServerAliveInterval=15"]
+            return [
+                "runuser",
+                "-u",
+                self.settings["user"],
+                "--",
+                "env",
+                f"SSH_ORIGINAL_COMMAND={request}",
+                *program,
+            ], {}
+        options = [
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "StrictHostKeyChecking=yes",
+            "ConnectTimeout=20",
+            "ServerAliveInterval=15",
+        ]
         options.append(f"UserKnownHostsFile={self.settings['known_hosts']}")
         arguments = [part for option in options for part in ("-o", option)]
         address = f"{self.settings['user']}@{self.settings['address']}"
@@ -76,11 +90,15 @@ class Store:
         return {"name": name, "sha256": digest.hexdigest(), "size": size}
 
 
-def encrypted(recipient: str, producer: list[str], store: Store, name: str, accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
+def encrypted(
+    recipient: str, producer: list[str], store: Store, name: str, accepted: tuple[int, ...] = (0,)
+) -> dict[str, Any]:
     """Send the output of `producer`, encrypted for `recipient`, as `name`; raise BackupError when any part of it fails."""
     with (
         subprocess.Popen(producer, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as maker,
-        subprocess.Popen(["age", "--encrypt", "--recipient", recipient], stdin=maker.stdout, stdout=subprocess.PIPE) as age,
+        subprocess.Popen(
+            ["age", "--encrypt", "--recipient", recipient], stdin=maker.stdout, stdout=subprocess.PIPE
+        ) as age,
     ):
         maker.stdout.close()
         item = store.put(name, age.stdout)
@@ -91,7 +109,9 @@ def encrypted(recipient: str, producer: list[str], store: Store, name: str, acce
             f"{producer[0]} failed: {said[-500:]}; while making {name}; it is not in the backup; repair the cause and start this again"
         )
     if age.returncode:
-        raise BackupError(f"age failed; while encrypting {name}; it is not in the backup; look at the recipient in {CONFIGURATION}")
+        raise BackupError(
+            f"age failed; while encrypting {name}; it is not in the backup; look at the recipient in {CONFIGURATION}"
+        )
     return item
 
 
@@ -100,7 +120,15 @@ def save_files(settings: dict[str, Any], store: Store, manifest: dict[str, Any])
         paths = [path for path in component["paths"] if os.path.lexists(path)]
         if paths:
             # 1: a file changed while it was read
-            command = ["tar", "--create", "--gzip", "--file=-", "--warning=no-file-changed", "--acls", *(path.lstrip("/") for path in paths)]
+            command = [
+                "tar",
+                "--create",
+                "--gzip",
+                "--file=-",
+                "--warning=no-file-changed",
+                "--acls",
+                *(path.lstrip("/") for path in paths),
+            ]
             item = encrypted(settings["recipient"], command, store, f"{component['id']}.tar.gz.age", (0, 1))
             manifest["items"].append({**item, "component": component["id"], "kind": "files", "paths": paths})
 
@@ -113,7 +141,9 @@ def connect(settings: dict[str, Any], database: str) -> Any:
 
 def database_names(connection: Any) -> list[str]:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT datname FROM pg_database WHERE NOT datistemplate AND datallowconn AND datname <> 'postgres' ORDER BY 1")
+        cursor.execute(
+            "SELECT datname FROM pg_database WHERE NOT datistemplate AND datallowconn AND datname <> 'postgres' ORDER BY 1"
+        )
         return [row[0] for row in cursor.fetchall()]
 
 
@@ -123,7 +153,9 @@ def value(connection: Any, query: str, *arguments: Any) -> Any:
         return cursor.fetchone()[0]
 
 
-def dump(settings: dict[str, Any], place: dict[str, Any], store: Store, manifest: dict[str, Any], names: list[str]) -> None:
+def dump(
+    settings: dict[str, Any], place: dict[str, Any], store: Store, manifest: dict[str, Any], names: list[str]
+) -> None:
     """Dump every database and note what the very same snapshot contains."""
     from santedb_fingerprint import fingerprint
 
@@ -207,13 +239,25 @@ def main() -> int:
         begun = datetime.now(timezone.utc)
         stamp = begun.strftime("%Y%m%dT%H%M%SZ")
         store = Store(settings["store"], stamp)
-        manifest: dict[str, Any] = {"format": 1, "host": settings["host"], "stamp": stamp, "mode": None, "items": [], "databases": {}}
+        manifest: dict[str, Any] = {
+            "format": 1,
+            "host": settings["host"],
+            "stamp": stamp,
+            "mode": None,
+            "items": [],
+            "databases": {},
+        }
         problems = []
-        for step in (lambda: save_files(settings, store, manifest), lambda: save_databases(settings, store, manifest, forced)):
+        for step in (
+            lambda: save_files(settings, store, manifest),
+            lambda: save_databases(settings, store, manifest, forced),
+        ):
             try:
                 step()
             except Exception as error:  # the other step must still be tried
-                problems.append(f"{type(error).__name__}: {error}" if not isinstance(error, BackupError) else str(error))
+                problems.append(
+                    f"{type(error).__name__}: {error}" if not isinstance(error, BackupError) else str(error)
+                )
         manifest["seconds"] = round((datetime.now(timezone.utc) - begun).total_seconds(), 1)
         manifest["problems"] = problems
         if not problems and (manifest["items"] or manifest["databases"]):

@@ -47,7 +47,9 @@ def sets(folder: Path) -> list[Path]:
     """Complete sets of one host, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if STAMP.fullmatch(path.name) and (path / "manifest.json").is_file())
+    return sorted(
+        path for path in folder.iterdir() if STAMP.fullmatch(path.name) and (path / "manifest.json").is_file()
+    )
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -87,7 +89,13 @@ class Keeper:
 
     def backups(self, stanza: str) -> list[dict[str, Any]]:
         found = json.loads(self.pgbackrest(stanza, "info", "--output=json"))
-        return [backup for entry in found if entry["name"] == stanza for backup in entry.get("backup", []) if not backup.get("error")]
+        return [
+            backup
+            for entry in found
+            if entry["name"] == stanza
+            for backup in entry.get("backup", [])
+            if not backup.get("error")
+        ]
 
     def base_backups(self, forced: bool) -> None:
         for stanza in self.settings["stanzas"]:
@@ -136,7 +144,11 @@ class Keeper:
         for target in self.settings["targets"]:
             name = target["name"]
             old = self.before.get("targets", {}).get(name, {})
-            state: dict[str, Any] = {"media": target["media"], "location": target["location"], "last_copy": old.get("last_copy")}
+            state: dict[str, Any] = {
+                "media": target["media"],
+                "location": target["location"],
+                "last_copy": old.get("last_copy"),
+            }
             self.targets[name] = state
             if target["primary"]:
                 state.update(state="here", last_copy=now_stamp())
@@ -146,7 +158,11 @@ class Keeper:
                 self.notes.append(
                     f"Nothing is copied to target '{name}' ({target['media']}) by itself; copy {self.directory} there as "
                     "docs/runbooks/backup-and-restore.md says"
-                    + ("" if target["media"] == "tape" else f", or name an rclone remote in backup_target_settings['{name}']")
+                    + (
+                        ""
+                        if target["media"] == "tape"
+                        else f", or name an rclone remote in backup_target_settings['{name}']"
+                    )
                 )
                 continue
             try:
@@ -185,7 +201,9 @@ class Keeper:
                 for newest in sets(archives / host.name)[-1:]:
                     wrong = damaged(newest)
                     if wrong:
-                        raise RuntimeError(f"{newest}: {', '.join(wrong)} is not what was sent; the medium or the copy is damaged")
+                        raise RuntimeError(
+                            f"{newest}: {', '.join(wrong)} is not what was sent; the medium or the copy is damaged"
+                        )
         self.expire(archives, target["retention_days"])
         if self.settings["stanzas"]:
             folder = path / "pgbackrest"
@@ -193,7 +211,10 @@ class Keeper:
             done = sorted(item for item in folder.iterdir() if STAMP.fullmatch(item.name))
             for item in folder.glob("*.part"):
                 shutil.rmtree(item)
-            newest = max((backup["timestamp"]["stop"] for stanza in self.settings["stanzas"] for backup in self.backups(stanza)), default=0)
+            newest = max(
+                (backup["timestamp"]["stop"] for stanza in self.settings["stanzas"] for backup in self.backups(stanza)),
+                default=0,
+            )
             if not done or utc(done[-1].name) < max(newest, time.time() - self.settings["period_hours"] * 3600 + 600):
                 new = folder / f"{now_stamp()}.part"
                 link = [f"--link-dest={done[-1]}"] if done else []
@@ -240,10 +261,14 @@ class Keeper:
                 known = self.backups(stanza)
             except RuntimeError as error:
                 known = []
-                self.problems.append(f"The repository of '{stanza}' cannot be read: {error}; on the backup host; look at it now")
+                self.problems.append(
+                    f"The repository of '{stanza}' cannot be read: {error}; on the backup host; look at it now"
+                )
             newest = max((backup["timestamp"]["stop"] for backup in known), default=0)
             physical[stanza] = {
-                "last_success": datetime.fromtimestamp(newest, timezone.utc).strftime("%Y%m%dT%H%M%SZ") if newest else None,
+                "last_success": datetime.fromtimestamp(newest, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+                if newest
+                else None,
                 "backups": len(known),
                 "label": known[-1]["label"] if known else None,
             }
@@ -308,7 +333,11 @@ class Keeper:
         return 1 if self.problems else 0
 
     def metrics(self, result: dict[str, Any]) -> str:
-        lines = ["# TYPE santedb_backup_ok gauge", f"santedb_backup_ok {int(result['ok'])}", "# TYPE santedb_backup_last_success_seconds gauge"]
+        lines = [
+            "# TYPE santedb_backup_ok gauge",
+            f"santedb_backup_ok {int(result['ok'])}",
+            "# TYPE santedb_backup_last_success_seconds gauge",
+        ]
         for kind, entries, key in (("source", result["sources"], "last_success"), ("physical", result["physical"], "last_success"),
                                    ("target", result["targets"], "last_copy")):  # fmt: skip
             for name, entry in sorted(entries.items()):

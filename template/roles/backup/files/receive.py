@@ -26,7 +26,10 @@ def main(host: str, request: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / match[2], folder / f".{match[2]}.part"
     if target.exists() or (folder / "manifest.json").exists():
-        print(f"refused: {host}/{match[1]}/{match[2]} is there already, or its set is complete; backups are never changed", file=sys.stderr)
+        print(
+            f"refused: {host}/{match[1]}/{match[2]} is there already, or its set is complete; backups are never changed",
+            file=sys.stderr,
+        )
         return 3
     digest, size = hashlib.sha256(), 0
     with part.open("wb") as file:

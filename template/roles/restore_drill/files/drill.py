@@ -37,14 +37,24 @@ class Drill:
         self.directory = Path(task["directory"])
         self.data, self.socket = self.directory / "data", self.directory / "socket"
         self.programs = Path(f"/usr/lib/postgresql/{task['version']}/bin")
-        self.result: dict[str, Any] = {"server": task["server"], "host": task["host"], "passed": False, "problems": [], "notes": []}
+        self.result: dict[str, Any] = {
+            "server": task["server"],
+            "host": task["host"],
+            "passed": False,
+            "problems": [],
+            "notes": [],
+        }
         self.identity = task.get("identity") or ""
 
     # -- commands -----------------------------------------------------------------------------------------------
 
     def as_postgres(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[Any]:
         return subprocess.run(
-            ["runuser", "-u", "postgres", "--", *map(str, command)], cwd="/", capture_output=True, check=False, **options
+            ["runuser", "-u", "postgres", "--", *map(str, command)],
+            cwd="/",
+            capture_output=True,
+            check=False,
+            **options,
         )
 
     def must(self, what: str, *command: str | Path, **options: Any) -> str:
@@ -59,9 +69,18 @@ class Drill:
 
     def decrypt(self, path: Path, consumer: list[str], what: str) -> None:
         """Feed the decrypted file to `consumer` (run as postgres); raise DrillError when either fails."""
-        age = subprocess.Popen(["age", "--decrypt", "--identity", "-", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        age = subprocess.Popen(
+            ["age", "--decrypt", "--identity", "-", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         user = subprocess.Popen(
-            ["runuser", "-u", "postgres", "--", *consumer], stdin=age.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/"
+            ["runuser", "-u", "postgres", "--", *consumer],
+            stdin=age.stdout,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
         )
         age.stdout.close()
         age.stdin.write(self.identity.encode())
@@ -102,7 +121,12 @@ class Drill:
 
     def base_backups(self, configuration: Path) -> list[dict[str, Any]]:
         text = self.must(
-            "Reading the archive", "pgbackrest", f"--config={configuration}", f"--stanza={self.task['server']}", "info", "--output=json"
+            "Reading the archive",
+            "pgbackrest",
+            f"--config={configuration}",
+            f"--stanza={self.task['server']}",
+            "info",
+            "--output=json",
         )
         return [backup for entry in json.loads(text) for backup in entry.get("backup", []) if not backup.get("error")]
 
@@ -137,10 +161,23 @@ class Drill:
     def start(self) -> None:
         limit = str(int(self.task["rto_hours"] * 3600 * 2) + 600)
         done = self.as_postgres(
-            self.programs / "pg_ctl", "start", "-w", "-t", limit, "-D", self.data, "-l", self.directory / "log", text=True
+            self.programs / "pg_ctl",
+            "start",
+            "-w",
+            "-t",
+            limit,
+            "-D",
+            self.data,
+            "-l",
+            self.directory / "log",
+            text=True,
         )
         if done.returncode:
-            said = (self.directory / "log").read_text(encoding="utf-8", errors="replace")[-800:] if (self.directory / "log").exists() else ""
+            said = (
+                (self.directory / "log").read_text(encoding="utf-8", errors="replace")[-800:]
+                if (self.directory / "log").exists()
+                else ""
+            )
             raise DrillError(
                 f"The restored server does not start: {said}; with the backup {self.result.get('backup', '')} of {self.task['host']}; this "
                 "backup would not have saved anybody; make a new backup now and drill again"
@@ -204,14 +241,18 @@ class Drill:
         sys.path.insert(0, self.task["library"])
         from santedb_fingerprint import differences, fingerprint
 
-        names = self.must("Listing databases", *self.psql("postgres"), "-c", "SELECT datname FROM pg_database").split("\n")
+        names = self.must("Listing databases", *self.psql("postgres"), "-c", "SELECT datname FROM pg_database").split(
+            "\n"
+        )
         databases = self.result["databases"] = {}
         for name, expected in sorted(manifest["databases"].items()):
             if name not in names:
                 found = ["the whole database is missing"]
                 actual: dict[str, Any] = {}
             else:
-                connection = psycopg2.connect(host=str(self.socket), port=self.task["port"], user="postgres", dbname=name)
+                connection = psycopg2.connect(
+                    host=str(self.socket), port=self.task["port"], user="postgres", dbname=name
+                )
                 counted_only = all(entry["checksum"] is None for entry in expected.values())
                 actual = fingerprint(connection, not counted_only)
                 connection.close()
@@ -232,13 +273,19 @@ class Drill:
         """Open every archive of files in every host's newest set, when the key is at hand."""
         opened = self.result["archives"] = {}
         for host in sorted(path for path in Path(self.task["archives"]).iterdir() if path.is_dir()):
-            complete = sorted(path for path in host.iterdir() if STAMP.fullmatch(path.name) and (path / "manifest.json").is_file())
+            complete = sorted(
+                path for path in host.iterdir() if STAMP.fullmatch(path.name) and (path / "manifest.json").is_file()
+            )
             for newest in complete[-1:]:
                 found = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
                 self.check(newest, found)
                 for item in found["items"]:
                     if item["kind"] == "files" and self.identity:
-                        self.decrypt(newest / item["name"], ["tar", "--list", "--gzip", "--file=-"], f"{item['component']} of {host.name}")
+                        self.decrypt(
+                            newest / item["name"],
+                            ["tar", "--list", "--gzip", "--file=-"],
+                            f"{item['component']} of {host.name}",
+                        )
                 opened[host.name] = sorted(item["component"] for item in found["items"] if item["kind"] == "files")
         if not self.identity:
             self.result["notes"].append(
