@@ -9,10 +9,19 @@ from typing import Any
 import yaml
 
 _CAPITALS = {
-    "api", "cidr", "cpu", "dcdr", "fhir", "fqdn", "hie", "hl7", "id", "mdm", "mfa", "mto", "oid", "os", "pep", "pia",
-    "raci", "ram", "rpo", "rto", "smtp", "ssn", "tls", "tra", "ui", "uri", "url", "uuid", "vcpu",
+    "ami", "api", "atna", "bis", "cidr", "cpu", "emr", "fhir", "fqdn", "hdsi", "hie", "his", "hl7", "hmis", "id",
+    "ihe", "ims", "lis", "lmis", "mdm", "mfa", "mto", "nas", "oid", "os", "pacs", "pep", "phr", "pia", "raci",
+    "ram", "rpo", "rto", "smtp", "ssn", "tls", "tra", "ui", "uri", "url", "uuid",
 }  # fmt: skip
-_SPELLED = {"santedb": "SanteDB", "pubsub": "Pub/sub", "fhir": "FHIR", "gb": "(GB)", "vcpu": "vCPU", "dcdr": "dCDR"}
+_SPELLED = {
+    "dcdr": "dCDR",
+    "gb": "(GB)",
+    "icdr": "iCDR",
+    "openid": "OpenID",
+    "pubsub": "Pub/sub",
+    "santedb": "SanteDB",
+    "vcpu": "vCPU",
+}
 _SECTIONS = {
     "project": "The project",
     "role": "Role and data",
@@ -31,12 +40,12 @@ def label_of(name: str) -> str:
         _SPELLED.get(word, word.upper() if word in _CAPITALS else word) for word in re.split(r"[_.]", name) if word
     ]
     text = " ".join(words)
-    return text[:1].upper() + text[1:] if words and words[0] != "vCPU" else text
+    return text[:1].upper() + text[1:] if words and words[0] not in _SPELLED.values() else text
 
 
 def split_help(text: str) -> tuple[str, str, str]:
     """Return the question, what is said about it, and the worked example (indented lines) of a help text."""
-    lines = text.rstrip().splitlines()
+    lines = re.sub(r"(?<=\w)\n(?=It )", ".\n", text.rstrip()).splitlines()
     prose = " ".join(line.strip() for line in lines if not line.startswith("  "))
     example = "\n".join(line[2:] for line in lines if line.startswith("  "))
     end = prose.find("? ")
@@ -75,13 +84,16 @@ def choices_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _field(name: str, spec: Mapping[str, Any], example: str) -> dict[str, Any]:
+def _field(name: str, spec: Mapping[str, Any], example: str, catalog: Mapping[str, Any]) -> dict[str, Any]:
+    # Where a question offers the same values, its words for them are used.
+    kin = catalog["questions"].get(spec.get("default_from") or spec.get("in_answer") or name) or {}
+    known = {choice["value"]: choice["label"] for choice in choices_of(kin)}
     return {
         "name": name,
         "label": label_of(name),
         "form": spec.get("form", "text"),
         "required": bool(spec.get("required")),
-        "choices": choices_of(spec),
+        "choices": [{**choice, "label": known.get(choice["value"], choice["label"])} for choice in choices_of(spec)],
         "in_answer": spec.get("in_answer"),
         "follows": spec.get("default_from"),
         "help": spec.get("pattern_help", ""),
@@ -112,7 +124,7 @@ def describe(catalog: Mapping[str, Any]) -> dict[str, Any]:
             "required": bool(spec.get("required")),
             "long": spec["form"] == "text" and "pattern" not in spec,
             "choices": choices_of(spec),
-            "fields": [_field(field, inner, shown.get(field, "")) for field, inner in fields.items()],
+            "fields": [_field(field, inner, shown.get(field, ""), catalog) for field, inner in fields.items()],
             "default": spec.get("default"),
             "follows": spec.get("derive", ""),
             "clears": spec.get("default") == [] and "rules" in spec,

@@ -148,8 +148,9 @@ def _application(server: Server) -> Flask:
 
     @app.post("/<token>/api/plan")
     def plan(token: str) -> Any:
+        values = _answers()
         try:
-            return jsonify(session.plan(_answers()))
+            return jsonify(session.plan(values))
         except Exception as error:  # whatever a macro trips over in half an answer
             app.logger.debug("no plan yet: %s", error)
             return _refused("These answers do not make a plan yet.", 422)

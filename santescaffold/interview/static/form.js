@@ -103,7 +103,8 @@ function selectWidget(spec, id, give) {
       const choices = spec.form === "bool" ? yesNo : offered(spec);
       const known = choices.some((choice) => choice.value === String(value));
       const proposed = words(spec, proposal);
-      const first = spec.follows && spec.item ? "as planned" : proposed && proposed !== "none" ? `Proposed: ${proposed}` : "–";
+      const first = spec.item ? (spec.follows ? "as planned" : "–") : !blank(value) ? "Take the proposal again"
+        : proposed && proposed !== "none" ? `Proposed: ${proposed}` : "–";
       const wanted = [{ value: "", label: first }, ...choices, ...(blank(value) || known ? [] : [{ value: String(value), label: String(value) }])];
       const shape = JSON.stringify(wanted);
       if (select.dataset.shape !== shape) {
@@ -269,7 +270,7 @@ function questionNode(question) {
     answer(question, undefined);
     made.show(undefined, state.effective[question.id]);
     made.focus.focus();
-  } }, "Back to the proposal");
+  } }, "Take the proposal again");
   const proposal = make("p", { className: "proposal" });
   const more = make("details", { className: "why" }, make("summary", {}, "Why, and what it changes"),
     make("p", {}, question.why),
@@ -320,7 +321,7 @@ function refresh() {
     const given = id in state.answers;
     const proposal = state.effective[id];
     part.made.show(state.answers[id], proposal);
-    part.reset.hidden = !given;
+    part.reset.hidden = !given || part.node.tagName !== "FIELDSET";
     const multi = part.question.form === "multi" || (part.question.form === "list" && part.question.fields.length);
     part.proposal.textContent = !given && multi && !blank(proposal) ? "Proposed by the plan." : "";
     const found = state.findings.filter((finding) => finding.answers.includes(id) && finding.severity !== "note");
