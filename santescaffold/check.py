@@ -52,7 +52,7 @@ class Inspection:
     """A repository under inspection, and what several checks look at."""
 
     repository: Repository
-    today: str = field(default_factory=lambda: str(datetime.date.today()))
+    today: str
     unreadable: list[Problem] = field(default_factory=list)
 
     @cached_property
@@ -144,9 +144,9 @@ class Inspection:
         return None
 
 
-def check(repository: Repository) -> list[Problem]:
-    """Return all findings, errors first."""
-    inspection = Inspection(repository)
+def check(repository: Repository, today: str | None = None) -> list[Problem]:
+    """Return all findings."""
+    inspection = Inspection(repository, today or str(datetime.date.today()))
     found = [problem for finder in FINDERS for problem in finder(inspection)]
     return [*found, *inspection.unreadable]
 

@@ -292,7 +292,7 @@ def orphans(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[di
                     "misplaced", f"the plan has no environment {parts[1]}", path, why, "keep it as history", task=name
                 )
             )
-        elif not repeated_path(path) and path != record_path(tasks[name], parts[1]):
+        elif not repeated_path(path) and (parts[1] == "project") != (tasks[name]["scope"] == "project"):
             place = "project" if tasks[name]["scope"] == "project" else "the environment's directory"
             why = f"nothing reads it: the record of {name} belongs to {place}"
             target = record_path(tasks[name], environments[0] if parts[1] == "project" else parts[1])
