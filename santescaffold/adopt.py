@@ -1,7 +1,7 @@
-"""``santescaffold adopt``: the answers an existing SanteDB compose or environment file implies, and the dangers it holds.
+"""``santescaffold adopt``: the answers an existing SanteDB compose or environment file implies, and its dangers.
 
-What SanteDB reads, and what it only seems to read, comes from the catalogue (features, quirks); this module knows compose
-files. Secrets that are found are looked at and never shown.
+What SanteDB reads, and what it only seems to read, comes from the catalogue (features, quirks); this module knows
+compose files. Secrets that are found are looked at and never shown.
 """
 
 from __future__ import annotations
@@ -34,9 +34,15 @@ PUBLISHED = {
     "015fe16693e1117c",
 }
 KINDS = (
-    ("mpi", "santedb-mpi"), ("www", "santedb-www"), ("dcg", "santedb-dcg"), ("icdr", "santedb-icdr"),
-    ("postgres", "postgres"), ("redis", "redis"), ("queue", "rabbitmq"), ("proxy", "nginx"),
-)  # fmt: skip
+    ("mpi", "santedb-mpi"),
+    ("www", "santedb-www"),
+    ("dcg", "santedb-dcg"),
+    ("icdr", "santedb-icdr"),
+    ("postgres", "postgres"),
+    ("redis", "redis"),
+    ("queue", "rabbitmq"),
+    ("proxy", "nginx"),
+)
 SERVERS = ("icdr", "mpi")
 PORTS = {
     "postgres": "the database can be reached from outside; it is guarded by one password",
@@ -46,10 +52,21 @@ PORTS = {
     "www": "the portal is published without encryption; passwords cross in clear",
 }
 STANDARDS = {
-    "FHIR": "fhir_r4", "HL7": "hl7v2_llp", "IHE_PIX": "ihe_pix", "IHE_PDQ": "ihe_pdq", "IHE_PIXM": "ihe_pixm",
-    "IHE_PDQM": "ihe_pdqm", "IHE_PMIR": "ihe_pmir", "AUDIT_SHIP": "ihe_atna", "FHIR_AUDIT": "fhir_audit",
-    "OPENID": "openid_connect", "HDSI": "hdsi", "AMI": "ami", "BIS": "bis", "SWAGGER": "openapi",
-}  # fmt: skip
+    "FHIR": "fhir_r4",
+    "HL7": "hl7v2_llp",
+    "IHE_PIX": "ihe_pix",
+    "IHE_PDQ": "ihe_pdq",
+    "IHE_PIXM": "ihe_pixm",
+    "IHE_PDQM": "ihe_pdqm",
+    "IHE_PMIR": "ihe_pmir",
+    "AUDIT_SHIP": "ihe_atna",
+    "FHIR_AUDIT": "fhir_audit",
+    "OPENID": "openid_connect",
+    "HDSI": "hdsi",
+    "AMI": "ami",
+    "BIS": "bis",
+    "SWAGGER": "openapi",
+}
 NEEDED = ("project_name", "organization", "jurisdiction", "country_code", "vision_statement")
 MOST_BYTES = 2_000_000
 
@@ -111,9 +128,14 @@ class Adoption:
             self._judge_ports(service)
             for name in sorted(set(service.open_names)):
                 self.say(
-                    "D20", "warn", f"the value of ${{{name}}} is not in the file", service, name, "what it decides is not known here",
+                    "D20",
+                    "warn",
+                    f"the value of ${{{name}}} is not in the file",
+                    service,
+                    name,
+                    "what it decides is not known here",
                     "answer what depends on it by hand",
-                )  # fmt: skip
+                )
         servers = [service for service in self.services if service.kind in SERVERS]
         if not servers:
             raise Unreadable(
@@ -216,15 +238,29 @@ class Adoption:
     # --- saying ----------------------------------------------------------------------------------------------------
 
     def say(
-        self, code: str, severity: str, message: str, service: Service, name: str, why: str, todo: str, quirk: str | None = None
-    ) -> None:  # fmt: skip
+        self,
+        code: str,
+        severity: str,
+        message: str,
+        service: Service,
+        name: str,
+        why: str,
+        todo: str,
+        quirk: str | None = None,
+    ) -> None:
         """Keep a finding; one about a quirk of SanteDB carries its explanation and number."""
         if quirk and quirk in self.quirks:
             todo = f"{todo} ({quirk}: {self.quirks[quirk]['title']}. {self.quirks[quirk]['advice']})"
         found = Problem(
-            id=code, severity=severity, message=message, where=f"{service.name}: {name}" if name else service.name,
-            why=why, todo=todo, file=str(self.path), line=service.lines.get(name) or service.lines.get(""),
-        )  # fmt: skip
+            id=code,
+            severity=severity,
+            message=message,
+            where=f"{service.name}: {name}" if name else service.name,
+            why=why,
+            todo=todo,
+            file=str(self.path),
+            line=service.lines.get(name) or service.lines.get(""),
+        )
         if found not in self.problems:
             self.problems.append(found)
 
@@ -233,25 +269,45 @@ class Adoption:
     def _judge_image(self, service: Service) -> None:
         if service.kind == "other":
             self.say(
-                "D21", "warn", "the container is none this project knows", service, "image", "nothing takes its place",
+                "D21",
+                "warn",
+                "the container is none this project knows",
+                service,
+                "image",
+                "nothing takes its place",
                 "see whether it is still needed beside the deployment",
-            )  # fmt: skip
+            )
         elif service.image and service.tag in (None, "latest"):
             self.say(
-                "D01", "error", "the image has no fixed version", service, "image",
+                "D01",
+                "error",
+                "the image has no fixed version",
+                service,
+                "image",
                 "the next start may bring another version, and nobody can tell which one ran",
                 "find out which version runs (docker image inspect) and answer image_versions",
-            )  # fmt: skip
+            )
         if service.kind == "postgres" and not any("/postgresql" in volume for volume in service.volumes):
             self.say(
-                "D02", "error", "the database has no volume of its own", service, "volumes",
-                "its data goes with the container", "take a dump before anything else is done",
-            )  # fmt: skip
+                "D02",
+                "error",
+                "the database has no volume of its own",
+                service,
+                "volumes",
+                "its data goes with the container",
+                "take a dump before anything else is done",
+            )
         if service.kind in SERVERS and service.image and service.restart in (None, "no", "on-failure"):
             self.say(
-                "D03", "error", "the container is not started again when it stops", service, "restart",
-                "SanteDB ends with status 0 on a fatal error", "restart: unless-stopped until the deployment is replaced", "Q05",
-            )  # fmt: skip
+                "D03",
+                "error",
+                "the container is not started again when it stops",
+                service,
+                "restart",
+                "SanteDB ends with status 0 on a fatal error",
+                "restart: unless-stopped until the deployment is replaced",
+                "Q05",
+            )
 
     def _judge_ports(self, service: Service) -> None:
         kind = "icdr" if service.kind in SERVERS else "www" if service.kind == "dcg" else service.kind
@@ -264,9 +320,14 @@ class Adoption:
             else:
                 why = PORTS[kind]
             self.say(
-                "D04", "error", f"port {port} is published", service, "ports", why,
+                "D04",
+                "error",
+                f"port {port} is published",
+                service,
+                "ports",
+                why,
                 "bind it to 127.0.0.1 or take it out; in the new deployment only the proxy is reached from outside",
-            )  # fmt: skip
+            )
 
     def _judge_secrets(self, service: Service) -> None:
         for name, value in service.variables.items():
@@ -274,15 +335,25 @@ class Adoption:
                 digest = hashlib.sha256(password.encode()).hexdigest()
                 if digest[:16] in PUBLISHED or password.casefold() == user.casefold():
                     self.say(
-                        "D05", "error", "the password is one that everybody knows", service, name,
+                        "D05",
+                        "error",
+                        "the password is one that everybody knows",
+                        service,
+                        name,
                         "SanteDB's samples publish it, or it is the user's own name",
                         "change it now; the new deployment makes its own secrets",
-                    )  # fmt: skip
+                    )
                 else:
                     self.say(
-                        "D06", "error", "a secret stands in clear", service, name, "whoever reads the file has it",
-                        "take it out of version control and change it; the new deployment keeps secrets encrypted", "Q48",
-                    )  # fmt: skip
+                        "D06",
+                        "error",
+                        "a secret stands in clear",
+                        service,
+                        name,
+                        "whoever reads the file has it",
+                        "take it out of version control and change it; the new deployment keeps secrets encrypted",
+                        "Q48",
+                    )
 
     def _judge_server(self, server: Service) -> None:
         line = str(self.answers.get("santedb_line") or "3.x")
@@ -301,15 +372,26 @@ class Adoption:
         keys = ("SDB_SEC_SIG_default", "SDB_SEC_SIG_jwsdefault")
         if any(key not in server.variables for key in keys):
             self.say(
-                "D07", "error", "the signing keys are not set", server, "SDB_SEC_SIG_default",
+                "D07",
+                "error",
+                "the signing keys are not set",
+                server,
+                "SDB_SEC_SIG_default",
                 "the server makes new ones at each start; tokens and signatures die with a restart",
-                "nothing: the new deployment sets both", "Q09",
-            )  # fmt: skip
+                "nothing: the new deployment sets both",
+                "Q09",
+            )
         if "AUDIT_REPO" in tokens and not any("/santedb" in volume for volume in server.volumes):
             self.say(
-                "D08", "error", "no configuration file is mounted, so audits are kept 30 days", server, "volumes",
-                "older audits are deleted, whatever the law asks for", "export the audits that must be kept; answer audit_retention_days", "Q49",
-            )  # fmt: skip
+                "D08",
+                "error",
+                "no configuration file is mounted, so audits are kept 30 days",
+                server,
+                "volumes",
+                "older audits are deleted, whatever the law asks for",
+                "export the audits that must be kept; answer audit_retention_days",
+                "Q49",
+            )
         self._map_tokens(server, tokens)
 
     def _tokens(self, server: Service, line: str) -> list[str]:
@@ -329,9 +411,14 @@ class Adoption:
                 )
             else:
                 self.say(
-                    "D22", "warn", f"{variable} is not set", server, variable, "the image's own list applies",
+                    "D22",
+                    "warn",
+                    f"{variable} is not set",
+                    server,
+                    variable,
+                    "the image's own list applies",
                     "compare the answer standards with what partners use",
-                )  # fmt: skip
+                )
             return str(self.facts["feature_list"]["image_default"]).split(";")
         found = []
         legacy = set(self.facts["legacy_2_2_3"]["unknown_tokens"]) if line == "2.x" else set()
@@ -339,16 +426,28 @@ class Adoption:
             token = raw.strip()
             if not token or token != raw:
                 self.say(
-                    "D10", "error", "the list of features has an empty or untrimmed entry", server, variable,
-                    "the server stops at start", "write the names with ; between them and nothing else", "Q05",
-                )  # fmt: skip
+                    "D10",
+                    "error",
+                    "the list of features has an empty or untrimmed entry",
+                    server,
+                    variable,
+                    "the server stops at start",
+                    "write the names with ; between them and nothing else",
+                    "Q05",
+                )
                 if not token:
                     continue
             if token in found:
                 self.say(
-                    "D11", "error", f"the feature {token} is listed twice", server, variable,
-                    "a second service with the same address is registered", "list it once", "Q05",
-                )  # fmt: skip
+                    "D11",
+                    "error",
+                    f"the feature {token} is listed twice",
+                    server,
+                    variable,
+                    "a second service with the same address is registered",
+                    "list it once",
+                    "Q05",
+                )
             elif token not in self.features or token in legacy:
                 absent = token in self.facts["documented_but_absent"]["features"]
                 meant = difflib.get_close_matches(token, list(self.features), 1, 0.6)
@@ -360,9 +459,15 @@ class Adoption:
                     else "take it out"
                 )
                 self.say(
-                    "D12", "error", f"the feature {token[:40]} is unknown to {line}", server, variable,
-                    "the server stops at start, with status 0", hint, "Q35" if token in legacy else "Q05",
-                )  # fmt: skip
+                    "D12",
+                    "error",
+                    f"the feature {token[:40]} is unknown to {line}",
+                    server,
+                    variable,
+                    "the server stops at start, with status 0",
+                    hint,
+                    "Q35" if token in legacy else "Q05",
+                )
             else:
                 found.append(token)
                 never = self.features[token].get("never")
@@ -381,9 +486,15 @@ class Adoption:
             for token in ("LOG", "SEC", "ADO", "PUBSUB_ADO", "FS_MQ"):
                 if token not in found:
                     self.say(
-                        "D14", "error", f"the feature {token} is missing", server, variable, "3.x does not start without it, or loses messages",
-                        "nothing: the new deployment has it", "Q04",
-                    )  # fmt: skip
+                        "D14",
+                        "error",
+                        f"the feature {token} is missing",
+                        server,
+                        variable,
+                        "3.x does not start without it, or loses messages",
+                        "nothing: the new deployment has it",
+                        "Q04",
+                    )
         return found
 
     def _setting(self, server: Service, name: str, value: str, tokens: list[str], line: str) -> None:
@@ -391,9 +502,14 @@ class Adoption:
         never = setting.get("never")
         if feature not in tokens:
             self.say(
-                "D15", "error", "the setting is ignored", server, name, f"its feature {feature} is not in the list of features",
+                "D15",
+                "error",
+                "the setting is ignored",
+                server,
+                name,
+                f"its feature {feature} is not in the list of features",
                 f"see whether {feature} is wanted, and answer accordingly",
-            )  # fmt: skip
+            )
             return
         if never:
             self.say(
@@ -565,9 +681,15 @@ class Adoption:
             self.answers["offline_patterns"] = ["dcdr_gateway"]
         if "queue" in kinds:
             self.say(
-                "D23", "warn", "a message broker is there", next(s for s in self.services if s.kind == "queue"), "image",
-                "SanteDB uses it only through XML, which this file does not show", "answer dispatcher_queue: rabbitmq if it does", "Q10",
-            )  # fmt: skip
+                "D23",
+                "warn",
+                "a message broker is there",
+                next(s for s in self.services if s.kind == "queue"),
+                "image",
+                "SanteDB uses it only through XML, which this file does not show",
+                "answer dispatcher_queue: rabbitmq if it does",
+                "Q10",
+            )
         postgres = [service for service in self.services if service.kind == "postgres"]
         for service in postgres:
             major = re.match(r"(\d+)", service.tag or "")
@@ -580,9 +702,14 @@ class Adoption:
         self._answer("topology", "clustered")
         for server in servers:
             self.say(
-                "D23", "warn", "several SanteDB servers are there", server, "image", "their answers were taken together, the last one wins",
+                "D23",
+                "warn",
+                "several SanteDB servers are there",
+                server,
+                "image",
+                "their answers were taken together, the last one wins",
                 "compare topology and hosts",
-            )  # fmt: skip
+            )
 
     def _map_tokens(self, server: Service, tokens: list[str]) -> None:
         if server.kind == "mpi" or (
@@ -623,9 +750,12 @@ class Adoption:
 
     def _map_setting(self, server: Service, name: str, value: str, setting: Mapping[str, Any]) -> None:
         special = {
-            "SDB_MDM_RESOURCE": self._mdm, "SDB_FHIR_RESOURCE": self._fhir_resources, "SDB_HL7_LISTEN": self._hl7,
-            "SDB_AUDIT_SHIP_TARGET": self._audit_target, "SDB_SMTP_SERVER": self._smtp,
-        }.get(name)  # fmt: skip
+            "SDB_MDM_RESOURCE": self._mdm,
+            "SDB_FHIR_RESOURCE": self._fhir_resources,
+            "SDB_HL7_LISTEN": self._hl7,
+            "SDB_AUDIT_SHIP_TARGET": self._audit_target,
+            "SDB_SMTP_SERVER": self._smtp,
+        }.get(name)
         if special:
             special(server, name, value)
             return
@@ -674,9 +804,15 @@ class Adoption:
             if equals:
                 configurations.append({"resource": resource, "configuration_id": configuration})
                 self.say(
-                    "D18", "error", f"the match configuration given for {resource} is not used", server, name,
-                    "what follows = is not read", "the answer match_configurations carries it", "Q23",
-                )  # fmt: skip
+                    "D18",
+                    "error",
+                    f"the match configuration given for {resource} is not used",
+                    server,
+                    name,
+                    "what follows = is not read",
+                    "the answer match_configurations carries it",
+                    "Q23",
+                )
         self.answers["mdm_resources"] = resources
         if configurations:
             self.answers["match_configurations"] = configurations
@@ -877,7 +1013,8 @@ def adopt(file: Path, output: Path | None, template: str | None, vcs_ref: str | 
                 written.write(adoption.text())
         except OSError as error:
             click.echo(
-                f"Error: the answers cannot be written ({error.strerror}); {output}; nothing is overwritten; name another file",
+                f"Error: the answers cannot be written ({error.strerror}); {output}; nothing is overwritten; "
+                "name another file",
                 err=True,
             )
             sys.exit(2)

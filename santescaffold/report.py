@@ -115,9 +115,15 @@ def _certificates(repository: Repository, today: str) -> list[dict[str, Any]]:
 def history(repository: Repository) -> list[dict[str, Any]]:
     """Return who committed which record when, newest first."""
     told = repository.git(
-        "log", f"--max-count={MOST_HISTORY}", "--format=%x01%as%x02%an%x02%h", "--name-status", "--no-renames", "--relative",
-        "--", "records/",
-    )  # fmt: skip
+        "log",
+        f"--max-count={MOST_HISTORY}",
+        "--format=%x01%as%x02%an%x02%h",
+        "--name-status",
+        "--no-renames",
+        "--relative",
+        "--",
+        "records/",
+    )
     found = []
     done = {"A": "signed", "M": "changed", "D": "removed"}
     for block in (told or "").split("\x01")[1:]:
@@ -131,11 +137,17 @@ def history(repository: Repository) -> list[dict[str, Any]]:
             record = repository.records.get(name) or {}
             found.append(
                 {
-                    "day": day, "author": author, "commit": commit, "did": done.get(state, "changed"), "record": name,
-                    "task": task, "title": (repository.tasks.get(task) or {}).get("title", ""),
-                    "decision": record.get("decision", ""), "by": record.get("by", ""),
+                    "day": day,
+                    "author": author,
+                    "commit": commit,
+                    "did": done.get(state, "changed"),
+                    "record": name,
+                    "task": task,
+                    "title": (repository.tasks.get(task) or {}).get("title", ""),
+                    "decision": record.get("decision", ""),
+                    "by": record.get("by", ""),
                 }
-            )  # fmt: skip
+            )
     return found
 
 
@@ -165,28 +177,51 @@ def in_words(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     roles = _list([role["name"] for role in plan["roles"]]).lower()
     runtime = "in containers" if release["runtime"] == "containers" else "installed on the machines themselves"
     topology = {
-        "single_host": "everything on one machine", "split": "proxy, application and database on separate machines",
+        "single_host": "everything on one machine",
+        "split": "proxy, application and database on separate machines",
         "clustered": "several application servers behind a balancer",
         "role_split_cluster": "a cluster whose servers have different roles",
-    }.get(str(answers.get("topology")), words(str(answers.get("topology"))))  # fmt: skip
+    }.get(str(answers.get("topology")), words(str(answers.get("topology"))))
     hosts = {
         entry["name"]: sum(host["environment"] == entry["name"] for host in plan["hosts"])
         for entry in plan["environments"]
     }
     counted = _list([f"{name} ({count} machine{'s' if count != 1 else ''})" for name, count in hosts.items()])
     backup, audit, access = plan["backup"], plan["audit"], plan["access"]
-    stored = _list(answers.get("stored_resources"))
-    text = [
-        ("What it is", f"{project['name']} is a {roles} for {project['jurisdiction']}, run by {project['organization']}. It keeps {stored}."),
-        ("Software", f"SanteDB {release['line']}, {runtime}, with {len(plan['features'])} of its features: {topology}. Environments: {counted}."),
-        ("Databases", f"{_list([entry['name'] for entry in plan['databases']])} in PostgreSQL."),
-        ("Interfaces", f"It speaks {_list(answers.get('standards'))}. Connected systems: {_list([system.get('name') for system in answers.get('connected_systems') or []])}."),
-        ("Size", f"It is made for {plan['sizing'].get('concurrent_clients')} people and programs at once and {answers.get('records_per_year') or 'an unknown number of'} records a year."),
-        ("Access", f"Administrators come in by {_list(access.get('remote_access'))}. A second factor is {words(str(access.get('mfa')))}."),
-        ("Audits", f"Audits are kept {audit['retention_days']} days in {audit['store_text']}, and sent {audit['dispatch_text']}." if audit.get("dispatch") not in (None, "none") else f"Audits are kept {audit['retention_days']} days in {audit['store_text']}."),
-        ("Backups", f"Every {backup['interval_hours']} hours ({_list(backup['methods'])}); at most {backup['rpo_hours']} hours of data may be lost, and service is back within {backup['rto_hours']} hours. A restore is practised every {backup['drill_months']} months."),
-    ]  # fmt: skip
-    return text
+    kept = f"Audits are kept {audit['retention_days']} days in {audit['store_text']}"
+    sent = f", and sent {audit['dispatch_text']}" if audit.get("dispatch") not in (None, "none") else ""
+    systems = [system.get("name") for system in answers.get("connected_systems") or []]
+    return [
+        (
+            "What it is",
+            f"{project['name']} is a {roles} for {project['jurisdiction']}, run by {project['organization']}. "
+            f"It keeps {_list(answers.get('stored_resources'))}.",
+        ),
+        (
+            "Software",
+            f"SanteDB {release['line']}, {runtime}, with {len(plan['features'])} of its features: {topology}. "
+            f"Environments: {counted}.",
+        ),
+        ("Databases", f"{', '.join(entry['name'] for entry in plan['databases'])}, in PostgreSQL."),
+        ("Interfaces", f"It speaks {_list(answers.get('standards'))}. Connected systems: {_list(systems)}."),
+        (
+            "Size",
+            f"It is made for {plan['sizing'].get('concurrent_clients')} people and programs at once and "
+            f"{answers.get('records_per_year') or 'an unknown number of'} records a year.",
+        ),
+        (
+            "Access",
+            f"Administrators come in by {_list(access.get('remote_access'))}. "
+            f"A second factor is {words(str(access.get('mfa')))}.",
+        ),
+        ("Audits", f"{kept}{sent}."),
+        (
+            "Backups",
+            f"Every {backup['interval_hours']} hours ({_list(backup['methods'])}); at most {backup['rpo_hours']} hours "
+            f"of data may be lost, and service is back within {backup['rto_hours']} hours. "
+            f"A restore is practised every {backup['drill_months']} months.",
+        ),
+    ]
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -195,25 +230,27 @@ def page(data: Mapping[str, Any]) -> str:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: "" if value is None else value,
+    )
     environment.filters["words"] = lambda value: words(str(value))
     return environment.get_template("report.html").render(**data)
 
 
 @click.command()
 @click.argument("repo", type=click.Path(file_okay=False, path_type=Path), default=".")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
-)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html")
 @click.option(
     "--compare", metavar="REVISION", help="Show too what changed in the plan since this commit, tag or branch."
 )
 def report(repo: Path, output: Path, compare: str | None) -> None:
     """Write one HTML page about REPO: progress, what blocks production, certificates, machines, the plan in words.
 
-    The page needs no network, prints well, and can be sent by mail. It holds names and addresses of machines: send it to
-    those who may know them.
+    The page needs no network, prints well, and can be sent by mail. It holds names and addresses of machines: send it
+    to those who may know them.
 
     \b
     Examples:
@@ -232,7 +269,8 @@ def report(repo: Path, output: Path, compare: str | None) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         click.echo(
-            f"Error: the page cannot be written ({error.strerror}); {output}; nobody can read it; name another file with -o",
+            f"Error: the page cannot be written ({error.strerror}); {output}; nobody can read it; "
+            "name another file with -o",
             err=True,
         )
         sys.exit(1)

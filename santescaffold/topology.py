@@ -101,7 +101,7 @@ def draw(plan: Mapping[str, Any], environment: str) -> str:
     tallest = max(heights.values(), default=0)
     for index, number in enumerate(used):
         x = LEFT + index * (BOX + GAP_X)
-        y = TOP + (tallest - heights[number]) / 2
+        y: float = TOP + (tallest - heights[number]) / 2
         body.append(f'<text class="column" x="{x + BOX / 2:g}" y="30">{COLUMNS[number][0]}</text>')
         for name, lines, kind in columns[number]:
             height = _height(lines)
@@ -118,10 +118,10 @@ def draw(plan: Mapping[str, Any], environment: str) -> str:
         coming = [other for other in drawn if other[1] == end]
         leaves = (leaving.index((start, end, services)) + 1) / (len(leaving) + 1)
         comes = (coming.index((start, end, services)) + 1) / (len(coming) + 1)
-        path, (x, y), anchor = _arrow(place[start], place[end], leaves, comes)
+        path, (label_x, label_y), anchor = _arrow(place[start], place[end], leaves, comes)
         arrows.append(f'<path class="link" marker-end="url(#tip-{escape(environment)})" d="{path}"/>')
         text = escape(", ".join(services))
-        labels.append(f'<text class="port" style="text-anchor:{anchor}" x="{x:g}" y="{y:g}">{text}</text>')
+        labels.append(f'<text class="port" style="text-anchor:{anchor}" x="{label_x:g}" y="{label_y:g}">{text}</text>')
     width = LEFT * 2 + len(used) * BOX + max(0, len(used) - 1) * GAP_X
     name = escape(environment)
     return (

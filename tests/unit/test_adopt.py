@@ -54,11 +54,23 @@ def test_quick_start() -> None:
     assert answers["web_portal"] is True
     assert {"fhir_r4", "hl7v2_llp", "ihe_pix", "ihe_pdqm", "openapi"} <= set(answers["standards"])
     assert {
-        ("D01", "db: image"), ("D01", "santedb: image"), ("D01", "www: image"), ("D02", "db: volumes"), ("D04", "db: ports"),
-        ("D04", "santedb: ports"), ("D04", "www: ports"), ("D05", "db: POSTGRES_PASSWORD"), ("D05", "santedb: SDB_DB_MAIN"),
-        ("D07", "santedb: SDB_SEC_SIG_default"), ("D08", "santedb: volumes"), ("D14", "santedb: SDB_FEATURE"),
-        ("D15", "santedb: SDB_FHIR_AUDIT_EP"), ("D18", "santedb: SDB_MDM_AUTO_MERGE"), ("D23", "santedb: SDB_DELAY_START"), ("D05", "santedb: SDB_DB_AUDIT"),
-    } == found(result)  # fmt: skip
+        ("D01", "db: image"),
+        ("D01", "santedb: image"),
+        ("D01", "www: image"),
+        ("D02", "db: volumes"),
+        ("D04", "db: ports"),
+        ("D04", "santedb: ports"),
+        ("D04", "www: ports"),
+        ("D05", "db: POSTGRES_PASSWORD"),
+        ("D05", "santedb: SDB_DB_MAIN"),
+        ("D07", "santedb: SDB_SEC_SIG_default"),
+        ("D08", "santedb: volumes"),
+        ("D14", "santedb: SDB_FEATURE"),
+        ("D15", "santedb: SDB_FHIR_AUDIT_EP"),
+        ("D18", "santedb: SDB_MDM_AUTO_MERGE"),
+        ("D23", "santedb: SDB_DELAY_START"),
+        ("D05", "santedb: SDB_DB_AUDIT"),
+    } == found(result)
     quirk = next(problem for problem in result["problems"] if problem["id"] == "D18")
     assert "(Q23: " in quirk["todo"]
     assert quirk["line"] == 19
@@ -75,10 +87,14 @@ def test_instant() -> None:
     assert result["answers"]["log_level"] == "Informational"
     assert result["answers"]["cache"] == "memory"
     assert {
-        ("D05", "db: POSTGRES_PASSWORD"), ("D05", "santedb: SDB_DB_MAIN"), ("D07", "santedb: SDB_SEC_SIG_default"),
-        ("D08", "santedb: volumes"), ("D15", "santedb: SDB_FHIR_AUDIT_EP"), ("D15", "santedb: SDB_REDIS_SERVER"),
+        ("D05", "db: POSTGRES_PASSWORD"),
+        ("D05", "santedb: SDB_DB_MAIN"),
+        ("D07", "santedb: SDB_SEC_SIG_default"),
+        ("D08", "santedb: volumes"),
+        ("D15", "santedb: SDB_FHIR_AUDIT_EP"),
+        ("D15", "santedb: SDB_REDIS_SERVER"),
         ("D18", "santedb: SDB_MDM_RESOURCE"),
-    } == found(result)  # fmt: skip
+    } == found(result)
 
 
 def test_openhie_package() -> None:
@@ -89,10 +105,13 @@ def test_openhie_package() -> None:
     assert result["answers"]["postgresql_version"] == "14"
     assert result["answers"]["image_versions"] == {"mpi": "2.2.3", "www": "2.2.1.10"}
     assert {
-        ("D12", "santedb-mpi: SDB_FEATURE"), ("D04", "santempi-redis: ports"), ("D06", "santedb-mpi: SDB_DB_MAIN"),
-        ("D05", "santempi-psql-2: POSTGRESQL_PASSWORD"), ("D19", "santedb-mpi: SDB_DB_MAIN"),
+        ("D12", "santedb-mpi: SDB_FEATURE"),
+        ("D04", "santempi-redis: ports"),
+        ("D06", "santedb-mpi: SDB_DB_MAIN"),
+        ("D05", "santempi-psql-2: POSTGRESQL_PASSWORD"),
+        ("D19", "santedb-mpi: SDB_DB_MAIN"),
         ("D20", "santempi-psql-2: REPMGR_PASSWORD"),
-    } <= found(result)  # fmt: skip
+    } <= found(result)
 
 
 def test_environment_file() -> None:
@@ -103,10 +122,15 @@ def test_environment_file() -> None:
     assert "the list of features has an empty or untrimmed entry" in messages
     assert "(Q03: " in messages["the feature SIGN does not do what it says"]["todo"]
     assert {
-        ("D17", "server.env: SDB_LOG_LEVEL"), ("D17", "server.env: SDB_SEC_POL_LOCK"), ("D16", "server.env: SDB_DATA_POLICY_FORBID"),
-        ("D18", "server.env: SDB_REDIS_SERVR"), ("D06", "server.env: SDB_SEC_SIG_default"), ("D06", "server.env: SDB_DB_MAIN"),
-        ("D19", "server.env: SDB_DB_MAIN"), ("D24", "server.env: SDB_FEATURE"),
-    } <= found(result)  # fmt: skip
+        ("D17", "server.env: SDB_LOG_LEVEL"),
+        ("D17", "server.env: SDB_SEC_POL_LOCK"),
+        ("D16", "server.env: SDB_DATA_POLICY_FORBID"),
+        ("D18", "server.env: SDB_REDIS_SERVR"),
+        ("D06", "server.env: SDB_SEC_SIG_default"),
+        ("D06", "server.env: SDB_DB_MAIN"),
+        ("D19", "server.env: SDB_DB_MAIN"),
+        ("D24", "server.env: SDB_FEATURE"),
+    } <= found(result)
     assert result["answers"]["time_zone"] == "Africa/Nairobi"
     assert result["answers"]["smtp"] == {"server": "smtp://mail.example.org:587", "from": "registry@example.org"}
     assert result["answers"]["audit_atna"] == {"endpoint": "audit.example.org:6514", "transport": "stcp"}
@@ -117,7 +141,9 @@ def test_the_answers_can_be_checked(name: str, tmp_path: Path) -> None:
     """What is written is an answers file: no unknown id, no unreadable value."""
     answers = {**yaml.safe_load(adopt(FILES / name).stdout), **MINIMUM}
     (tmp_path / "answers.yml").write_text(yaml.safe_dump(answers), encoding="utf-8")
-    checked = CliRunner().invoke(main, ["check-answers", str(tmp_path / "answers.yml"), "--template", str(ROOT), "--json"])
+    checked = CliRunner().invoke(
+        main, ["check-answers", str(tmp_path / "answers.yml"), "--template", str(ROOT), "--json"]
+    )
     wrong = [problem for problem in json.loads(checked.stdout)["problems"] if problem["severity"] == "error"]
     assert not [problem for problem in wrong if problem["id"].startswith(("Y", "V"))], wrong
 

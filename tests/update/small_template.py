@@ -19,8 +19,8 @@ CHECKS_MACROS = """\
 {% macro problems_raw(catalog, raw) %}
 {% set found = [] %}
 {% if raw.servers is string or raw.servers > 9 %}
-{% set _ = found.append({'id': 'V01', 'severity': 'error', 'message': 'the number of servers is no number up to 9', 'where': 'servers',
-  'why': 'nobody has more', 'todo': 'give fewer', 'answers': ['servers']}) %}
+{% set _ = found.append({'id': 'V01', 'severity': 'error', 'message': 'the number of servers is no number up to 9',
+  'where': 'servers', 'why': 'nobody has more', 'todo': 'give fewer', 'answers': ['servers']}) %}
 {% endif %}
 {{ found | to_json }}
 {% endmacro %}
@@ -28,24 +28,32 @@ CHECKS_MACROS = """\
 """
 PLAN_MACROS = """\
 {% macro resolve(catalog, a, findings, raw) %}
-{% set plan = {'schema': 1, 'answers': a, 'environments': [{'name': 'production', 'santedb_environment': {'SDB_NAME': a.name}}],
+{% set plan = {'schema': 1, 'answers': a,
+  'environments': [{'name': 'production', 'santedb_environment': {'SDB_NAME': a.name}}],
   'features': [{'id': 'LOG', 'why': 'always'}], 'hosts': [], 'certificates': [], 'databases': [], 'ports': [],
   'vault_variables': [], 'tasks': [], 'warnings': []} %}
 {{ plan | to_json }}
 {% endmacro %}
 """
+HOSTS = "---\nall:\n  hosts:\n    app: {}\n  children:\n    icdr:\n      hosts:\n        app: {}\n"
+VARIABLES = "---\nsantedb_environment:\n  SDB_NAME: {{ name }}\nicdr_ram_limit_gb: 8\n"
+MANY = "{{ n }} of {{ servers }} for {{ name }}\n"
 FILES = {
-    "copier.yml": "_subdirectory: template\n_envops: {keep_trailing_newline: true, trim_blocks: true, lstrip_blocks: true}\n"
-    + "".join(f"{name}: {json.dumps({'type': entry['type'], 'default': entry['default']})}\n" for name, entry in QUESTIONS.items()),
+    "copier.yml": "_subdirectory: template\n"
+    "_envops: {keep_trailing_newline: true, trim_blocks: true, lstrip_blocks: true}\n"
+    + "".join(
+        f"{name}: {json.dumps({'type': entry['type'], 'default': entry['default']})}\n"
+        for name, entry in QUESTIONS.items()
+    ),
     "macros/answers.jinja": ANSWERS_MACROS,
     "macros/checks.jinja": CHECKS_MACROS,
     "macros/plan.jinja": PLAN_MACROS,
     "template/{{ _copier_conf.answers_file }}.jinja": "# Written by Copier.\n{{ _copier_answers | to_nice_yaml -}}\n",
     "template/README.md.jinja": "# {{ name }}\n\nA text.\n\n## Your notes\n",
     "template/{% if portal %}portal{% endif %}/portal.conf.jinja": "name = {{ name }}\n",
-    "template/inventories/production/hosts.yml.jinja": "---\nall:\n  hosts:\n    app: {}\n  children:\n    icdr:\n      hosts:\n        app: {}\n",
-    "template/inventories/production/group_vars/icdr/10-generated.yml.jinja": "---\nsantedb_environment:\n  SDB_NAME: {{ name }}\nicdr_ram_limit_gb: 8\n",
-    "template/many/{% yield n from range(servers) %}{{ n }}{% endyield %}.txt.jinja": "{{ n }} of {{ servers }} for {{ name }}\n",
+    "template/inventories/production/hosts.yml.jinja": HOSTS,
+    "template/inventories/production/group_vars/icdr/10-generated.yml.jinja": VARIABLES,
+    "template/many/{% yield n from range(servers) %}{{ n }}{% endyield %}.txt.jinja": MANY,
     "template/playbooks/icdr.yml": "---\n",
     "template/playbooks/verify.yml": "---\n",
     "template/playbooks/site.yml": "---\n",
@@ -80,7 +88,7 @@ def make_repository(path: Path, template: Path, **answers: Any) -> Path:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """Everything of a repository that must stay: every byte of its files, their modes, the commit and what is staged."""
+    """Everything of a repository that must stay: every byte of its files, modes, the commit and what is staged."""
     files = {
         found.relative_to(path).as_posix(): (found.read_bytes(), found.stat().st_mode)
         for found in sorted(path.rglob("*"))

@@ -83,7 +83,10 @@ def test_every_problem_of_the_answers_is_told_before_anything_is_tried(repositor
     done = run("update", repository, "--set", "servers=12", "--set", "sevrers=2")
     assert done.exit_code == 1
     assert "V01: the number of servers is no number up to 9; servers; nobody has more; give fewer" in done.output
-    assert 'Y07: "sevrers" is not the id of an answer; --set; it would be ignored without a word; did you mean "servers"?' in done.output
+    assert (
+        'Y07: "sevrers" is not the id of an answer; --set; it would be ignored without a word; did you mean "servers"?'
+        in done.output
+    )
     assert state(repository) == before
 
 
@@ -207,7 +210,7 @@ def test_repository_below_the_top_of_a_larger_one(template: Path, tmp_path: Path
     assert not (tmp_path / "larger" / "many" / "4.txt").exists()
 
 
-# --- killed ----------------------------------------------------------------------------------------------------------------
+# --- killed
 
 
 def start(repository: Path, **options: Any) -> subprocess.Popen[bytes]:
@@ -272,17 +275,31 @@ def prepared(root: Path) -> tuple[Path, dict[str, bytes]]:
     scratch.mkdir()
     for name in ("new-1", "new-2", "new-3"):
         (scratch / name).write_text(f"{name}\n", encoding="utf-8")
-    before = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
+    before = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
     journal.prepare(
         scratch,
         root,
-        {"changed": scratch / "new-1", "removed": None, "deep/removed": None, "far/below/added": scratch / "new-2", "added": scratch / "new-3"},
-    )  # fmt: skip
+        {
+            "changed": scratch / "new-1",
+            "removed": None,
+            "deep/removed": None,
+            "far/below/added": scratch / "new-2",
+            "added": scratch / "new-3",
+        },
+    )
     return scratch, before
 
 
 def content(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
 
 
 CALLS = ("rename", "replace", "link", "mkdir")
@@ -361,7 +378,7 @@ def test_a_step_that_fails_is_taken_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert not journal.recover(scratch)
 
 
-# --- no space --------------------------------------------------------------------------------------------------------------
+# --- no space
 
 
 @pytest.mark.parametrize("limit", [1, 40, 200, 500, 2000, 20_000])
@@ -387,7 +404,9 @@ def test_files_that_cannot_grow(repository: Path, limit: int) -> None:
 def test_full_disk(pristine: Path, tmp_path: Path, spare: int) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("no disk can be mounted here")
     try:
         repository = disk / "repository"
@@ -405,7 +424,7 @@ def test_full_disk(pristine: Path, tmp_path: Path, spare: int) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-# --- what plan said, update did --------------------------------------------------------------------------------------------
+# --- what plan said, update did
 
 
 SERIES = [
@@ -431,7 +450,9 @@ def test_what_plan_says_is_what_update_does(repository: Path) -> None:
         assert predicted["files"]["added"] == sorted(set(new) - set(old))
         assert predicted["files"]["removed"] == sorted(set(old) - set(new))
         assert predicted["files"]["changed"] == sorted(name for name in set(old) & set(new) if old[name] != new[name])
-        assert [entry["file"] for entry in predicted["conflicts"]] == git(repository, "diff", "--name-only", "--diff-filter=U").split()
+        assert [entry["file"] for entry in predicted["conflicts"]] == git(
+            repository, "diff", "--name-only", "--diff-filter=U"
+        ).split()
         for command in predicted["commands"]:
             assert command["command"] in done.output or predicted["conflicts"]
         git(repository, "checkout", "--ours", ".") if predicted["conflicts"] else None
