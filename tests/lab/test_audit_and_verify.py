@@ -68,10 +68,13 @@ class Repository:
             shutil.copytree(TEMPLATE / name, path / name)
         shutil.copy(TEMPLATE / "ansible.cfg", path)
         # whether a deployment may happen is proved elsewhere
-        (path / "playbooks/gate.yml").write_text("---\n- name: Gate\n  hosts: localhost\n  gather_facts: false\n  tasks: []\n")
+        (path / "playbooks/gate.yml").write_text(
+            "---\n- name: Gate\n  hosts: localhost\n  gather_facts: false\n  tasks: []\n"
+        )
         rendered = (GOLDEN / "audit/staging/collector.conf.j2").read_text()
         end = re.sub(r"  # What the other side.*?\n  \)\n(?=  stop)", "", rendered, flags=re.DOTALL)
-        assert "omfwd" in rendered and "omfwd" not in end
+        assert "omfwd" in rendered
+        assert "omfwd" not in end
         for environment, text in (("staging", rendered), ("central", end)):
             (path / "audit" / environment).mkdir(parents=True)
             (path / "audit" / environment / "collector.conf.j2").write_text(text)
@@ -87,13 +90,15 @@ class Repository:
                 "santedb_environment_name": environment,
                 "santedb_production": False,
                 "audit_allowed_peers": [NAMES["app" if environment == "staging" else "collector"]],
-                "audit_forward": {"host": CENTRAL, "port": 6514, "transport": "stcp"} if environment == "staging" else None,
+                "audit_forward": {"host": CENTRAL, "port": 6514, "transport": "stcp"}
+                if environment == "staging"
+                else None,
                 "audit_queue_max_mb": 64,
                 **variables,
             }
             children = {
                 group: {"hosts": {host: {"ansible_host": f"10.77.0.{NUMBERS[host]}"} for host in hosts}}
-                for group, hosts in {**dict.fromkeys(("gateway", "monitoring", "icdr"), []), **groups}.items()
+                for group, hosts in {"gateway": [], "monitoring": [], "icdr": [], **groups}.items()
             }
             folder = self.path / "inventories" / environment
             folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +229,13 @@ def test_a_full_disk_delays_audits_and_says_so(deployed: tuple[Lab, Repository])
 
 PORTS = [
     {"group": "all", "service": "ssh", "port": 22, "protocol": "tcp", "from": [{"cidr": "10.77.0.0/24"}]},
-    {"group": "audit", "service": "audit-collector", "port": 6514, "protocol": "tcp", "from": [{"group": "icdr"}, {"cidr": "10.77.0.1/32"}]},
+    {
+        "group": "audit",
+        "service": "audit-collector",
+        "port": 6514,
+        "protocol": "tcp",
+        "from": [{"group": "icdr"}, {"cidr": "10.77.0.1/32"}],
+    },
 ]
 
 
@@ -232,7 +243,14 @@ def plan_for(path: Path, *tasks: str) -> None:
     """Write a plan of the lab's hosts with these tasks of the first named plan."""
     plan = yaml.safe_load((GOLDEN / "plan.yml").read_text())
     hosts = [
-        {"environment": "staging", "name": name, "address": f"10.77.0.{NUMBERS[name]}", "vcpu": 1, "ram_gb": 1, "disk_gb": None}
+        {
+            "environment": "staging",
+            "name": name,
+            "address": f"10.77.0.{NUMBERS[name]}",
+            "vcpu": 1,
+            "ram_gb": 1,
+            "disk_gb": None,
+        }
         for name in ("app", "collector")
     ]
     kept = [task for task in plan["tasks"] if task["id"] in tasks]
@@ -247,7 +265,14 @@ def test_verify_writes_records_and_fails_on_a_planted_port(deployed: tuple[Lab, 
     repository.inventory(santedb_ports=allowed, verify_audit_seconds=6)
     # instead of a failed sign-in, which takes an application server: what its audit would leave at the collector
     lab["collector"].ssh("systemctl start santedb-audit-seal")
-    first = repository.play("verify", "staging", "-e", "verified_by=Amina", "-e", '{"verify_only": ["DEP-01", "DEP-99", "DEP-56", "PLN-14"]}')
+    first = repository.play(
+        "verify",
+        "staging",
+        "-e",
+        "verified_by=Amina",
+        "-e",
+        '{"verify_only": ["DEP-01", "DEP-99", "DEP-56", "PLN-14"]}',
+    )
     assert first.returncode == 0, first.stdout[-6000:] + first.stderr[-2000:]
     records = repository.path / "records"
     record = yaml.safe_load((records / "staging/DEP-99.yml").read_text())
@@ -286,6 +311,41 @@ def test_verify_says_so_when_a_host_is_away(deployed: tuple[Lab, Repository]) ->
     assert "app did not answer" in next((repository.path / "records/staging/evidence").glob("verify-*.yml")).read_text()
     assert not (repository.path / "records/staging/DEP-01.yml").exists()
     assert done.returncode != 0, "an unreachable host is no success"
+
+
+def test_monitoring_sees_the_chain_certificates_and_services(deployed: tuple[Lab, Repository]) -> None:
+    lab, repository = deployed
+    probes = [
+        {"id": "audit", "group": "audit", "title": "Collector", "request": "connect", "expect": "open", "port": 6514},
+        {"id": "nothing", "group": "icdr", "title": "Absent", "request": "GET /", "expect": 200, "port": 8080},
+    ]
+    certificates = [
+        {"id": "collector", "installed_on": ["collector"], "path_certificate": "/etc/santedb/tls/audit_collector.crt"}
+    ]
+    repository.inventory(monitoring_probes=probes, santedb_certificates=certificates)
+    done = repository.play("monitoring", "staging")
+    assert changes(done) > 0
+    assert changes(repository.play("monitoring", "staging")) == 0
+    collector, app = lab["collector"], lab["app"]
+    collector.ssh("systemctl start santedb-audit-seal santedb-checks")
+    ask = "python3 -c 'import urllib.request as u; print(u.urlopen(\"{}\").read().decode())'"
+    figures = app.ssh(ask.format("http://10.77.0.31:9100/metrics")).stdout
+    assert "santedb_audit_chain_intact 1" in figures
+    assert 'santedb_probe_up{probe="audit"} 1' in figures
+    assert re.search(r'santedb_certificate_days_left{certificate="collector"} 29', figures)
+    collector.ssh("promtool check rules /etc/prometheus/rules/santedb.yml")
+    assert "ServiceDown" in collector.wait_until(ask.format("http://127.0.0.1:9090/api/v1/rules"), 60)
+    query = "http://127.0.0.1:9090/api/v1/query?query=ALERTS"
+    collector.wait_until(ask.format(query) + " | grep -q ServiceDown", 120)
+    assert ":9090" not in app.ssh("ss -ltn").stdout
+    assert (
+        app.ssh(
+            "python3 -c 'import socket; socket.create_connection((\"10.77.0.31\", 9090), 3)'", check=False
+        ).returncode
+        != 0
+    )
+    assert changes(repository.play("monitoring", "staging", "-e", "monitoring_enabled=false")) > 0
+    assert collector.ssh("command -v prometheus prometheus-node-exporter", check=False).stdout == ""
 
 
 def test_leaving_the_group_removes_the_collector_and_keeps_the_audits(deployed: tuple[Lab, Repository]) -> None:

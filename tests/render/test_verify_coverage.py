@@ -64,11 +64,31 @@ def test_what_was_not_seen_is_never_passed(automatic, verify, tmp_path):
     groups = {name: list(hosts) for name, hosts in plan["environments"][1]["groups"].items()}
     hosts = sorted({host for found in groups.values() for host in found})
     given = {
-        "root": str(tmp_path), "environment": "production", "production": True, "cannot": {}, "groups": {**groups, "all": hosts},
-        "hosts": hosts, "seen": {}, "trouble": {}, "scanned": {}, "scan_trouble": {}, "identities": {}, "icdr_roles": {}, "ports": [],
-        "certificates": [], "certificate_days": 30, "names": {"api": "a.invalid"}, "resolved": {}, "outside": {}, "arrived": {},
-        "event": "x", "audit_seconds": 1, "secrets_missing": [], "secrets_count": 0, "secrets_unreadable": "no vault",
-    }  # fmt: skip
+        "root": str(tmp_path),
+        "environment": "production",
+        "production": True,
+        "cannot": {},
+        "groups": {**groups, "all": hosts},
+        "hosts": hosts,
+        "seen": {},
+        "trouble": {},
+        "scanned": {},
+        "scan_trouble": {},
+        "identities": {},
+        "icdr_roles": {},
+        "ports": [],
+        "certificates": [],
+        "certificate_days": 30,
+        "names": {"api": "a.invalid"},
+        "resolved": {},
+        "outside": {},
+        "arrived": {},
+        "event": "x",
+        "audit_seconds": 1,
+        "secrets_missing": [],
+        "secrets_count": 0,
+        "secrets_unreadable": "no vault",
+    }
     tasks = [{**task, "verify_how": task.get("verify_how")} for task in automatic.values()]
     found = {result["task"]: result["status"] for result in verify.verify_check(given, tasks)}
     may_hold = {"PLN-03", "PLN-14", "PLN-34", "PLN-39", "DEP-14", "DEP-24", "DEP-29", "DEP-75"}
@@ -84,7 +104,7 @@ def repository(tmp_path):
             "SDB_FEATURE": "LOG;SEC",
             "SDB_SEC_SIG_default": "rs256:{{ icdr_signing_thumbprints.default }}",
             "SDB_SEC_SIG_jwsdefault": "rs256:{{ icdr_signing_thumbprints.jwsdefault }}",
-            "SDB_DB_MAIN": "server=db;database=santedb;user id=santedb;password={{ vault_database_main_password }};pooling=true",
+            "SDB_DB_MAIN": "server=db;database=santedb;user id=x;password={{ vault_database_main_password }}",
         },
     }
     (tmp_path / "inventories/production/group_vars/icdr").mkdir(parents=True)
@@ -97,7 +117,10 @@ def repository(tmp_path):
         "environments": [{"name": "production", "production": True}, {"name": "staging", "production": False}],
         "hosts": [{"environment": "production", "name": "a", "address": "192.0.2.1"}],
         "backup": {
-            "targets": [{"name": "x", "media": "nas", "location": "offsite"}, {"name": "y", "media": "local_disk", "location": "onsite"}]
+            "targets": [
+                {"name": "x", "media": "nas", "location": "offsite"},
+                {"name": "y", "media": "local_disk", "location": "onsite"},
+            ]
         },
         "sizing": {"shortfalls": []},
     }
@@ -107,9 +130,20 @@ def repository(tmp_path):
 
 def judge(verify, repository, task, **more):
     given = {
-        "root": str(repository), "environment": "production", "production": True, "cannot": {}, "groups": {"icdr": ["a"], "all": ["a"]},
-        "hosts": ["a"], "seen": {}, "trouble": {}, "scanned": {}, "scan_trouble": {}, "ports": [], "identities": {}, **more,
-    }  # fmt: skip
+        "root": str(repository),
+        "environment": "production",
+        "production": True,
+        "cannot": {},
+        "groups": {"icdr": ["a"], "all": ["a"]},
+        "hosts": ["a"],
+        "seen": {},
+        "trouble": {},
+        "scanned": {},
+        "scan_trouble": {},
+        "ports": [],
+        "identities": {},
+        **more,
+    }
     return verify.verify_check(given, [{"id": task}])[0]
 
 
@@ -118,7 +152,13 @@ RENDERED = ["PLN-03", "PLN-14", "PLN-39", "DEP-14", "DEP-24", "DEP-25", "DEP-29"
 
 @pytest.mark.parametrize("task", RENDERED)
 def test_a_good_repository_holds(verify, repository, task):
-    assert judge(verify, repository, task) == {"task": task, "status": "done", "problems": [], "reason": "", "details": ANY}
+    assert judge(verify, repository, task) == {
+        "task": task,
+        "status": "done",
+        "problems": [],
+        "reason": "",
+        "details": ANY,
+    }
 
 
 class Anything:
@@ -139,13 +179,17 @@ def planned(repository, **values):
 
 
 FAULTS = {
-    "PLN-03": lambda it: planned(it, hosts=[{"environment": name, "name": name, "address": "192.0.2.1"} for name in ("production", "staging")]),
+    "PLN-03": lambda it: planned(
+        it, hosts=[{"environment": name, "name": name, "address": "192.0.2.1"} for name in ("production", "staging")]
+    ),
     "PLN-39": lambda it: planned(it, backup={"targets": [{"name": "x", "media": "nas", "location": "onsite"}]}),
     "DEP-14": lambda it: own(it, santedb_environment={"SDB_DB_MAIN": "server=db;password=abc123"}),
     "DEP-24": lambda it: own(it, santedb_image="santesuite/santedb-icdr:latest"),
     "DEP-25": lambda it: own(it, santedb_environment={"SDB_FEATURE": "LOG;SEC;FHIR"}),
-    "DEP-29": lambda it: (it / "inventories/production/group_vars/all").mkdir()
-    or (it / "inventories/production/group_vars/all/vault.yml").write_text("vault_x: open\n"),
+    "DEP-29": lambda it: (
+        (it / "inventories/production/group_vars/all").mkdir()
+        or (it / "inventories/production/group_vars/all/vault.yml").write_text("vault_x: open\n")
+    ),
     "DEP-57": lambda it: (it / "santedb/production/config/applets.xml").write_text('<a allowUnsignedApplets="true"/>'),
     "DEP-58": lambda it: own(it, icdr_environment_extra={"SDB_SEC_SIG_default": "hs256:{{ vault_x }}"}),
     "DEP-75": lambda it: (it / "santedb/production/elbonia.dataset").write_text("<x/>"),
@@ -173,8 +217,17 @@ def test_ports_are_judged_by_who_tries(verify, repository):
 
 
 def test_identities_are_judged_by_what_was_tried(verify, repository):
-    tried = {"tried": ["user Administrator by new", "application fiddler"], "unclear": [], "new_works": True, "answers": {}, "alive": []}
+    tried = {
+        "tried": ["user Administrator by new", "application fiddler"],
+        "unclear": [],
+        "new_works": True,
+        "answers": {},
+        "alive": [],
+    }
     assert judge(verify, repository, "DEP-50", identities=tried)["status"] == "done"
-    assert judge(verify, repository, "DEP-53", identities={**tried, "alive": ["application fiddler"]})["status"] == "failed"
+    assert (
+        judge(verify, repository, "DEP-53", identities={**tried, "alive": ["application fiddler"]})["status"]
+        == "failed"
+    )
     assert judge(verify, repository, "DEP-50", identities={**tried, "new_works": False})["status"] == "cannot"
     assert judge(verify, repository, "DEP-50", identities={**tried, "unclear": ["down"]})["status"] == "cannot"

@@ -88,7 +88,9 @@ class Context:
         """Return what a command on a host printed. Raises Cannot when it failed."""
         found = self.look(host, "commands", name)
         if found["rc"] != 0:
-            raise Cannot(f"on {host}, the look '{name}' failed: {(found['err'] or found['out']).strip()[-200:] or found['rc']}")
+            raise Cannot(
+                f"on {host}, the look '{name}' failed: {(found['err'] or found['out']).strip()[-200:] or found['rc']}"
+            )
         return found["out"]
 
     def first(self, group):
@@ -150,10 +152,16 @@ class Context:
         target_groups = {name for name, hosts in self.groups.items() if target in hosts}
         source_groups = {name for name, hosts in self.groups.items() if source in hosts}
         for entry in self.given["ports"]:
-            if entry.get("protocol", "tcp") != "tcp" or (entry["group"] != "all" and entry["group"] not in target_groups):
+            if entry.get("protocol", "tcp") != "tcp" or (
+                entry["group"] != "all" and entry["group"] not in target_groups
+            ):
                 continue
             for origin in entry.get("from") or []:
-                inside = "cidr" in origin and address and ipaddress.ip_address(address) in ipaddress.ip_network(origin["cidr"], strict=False)
+                inside = (
+                    "cidr" in origin
+                    and address
+                    and ipaddress.ip_address(address) in ipaddress.ip_network(origin["cidr"], strict=False)
+                )
                 if origin.get("any") or inside or origin.get("group") in source_groups or origin.get("group") == "all":
                     found[int(entry["port"])] = entry.get("service", "")
         return found
@@ -161,7 +169,9 @@ class Context:
     def unplanned(self, chosen=None):
         """Return findings for ports that answer though the plan does not open them to the one who tried."""
         if not self.given["scanned"]:
-            raise Cannot("no port was tried: " + "; ".join(self.given["scan_trouble"].values() or ["no other host to try from"]))
+            raise Cannot(
+                "no port was tried: " + "; ".join(self.given["scan_trouble"].values() or ["no other host to try from"])
+            )
         problems, tried = [], set()
         for source, address, target, ports in self.scans():
             tried.add(target)
@@ -205,7 +215,9 @@ def environments_apart(it):
         if len(found) > 1:
             problems.append(fault(f"{' and '.join(found)} have one and the same vault file", "inventories/*/group_vars/all/vault.yml",
                                   "who reads one reads the other", "make new secrets for one: make secrets"))  # fmt: skip
-    return problems, {"note": "Secrets in differently encrypted files cannot be compared here; `make secrets` makes each at random."}
+    return problems, {
+        "note": "Secrets in differently encrypted files cannot be compared here; `make secrets` makes each at random."
+    }
 
 
 @check("PLN-14")
@@ -224,7 +236,9 @@ def domains_unique(it):
 def sizes(it):
     """Hosts meet the computed minimums."""
     found = it.plan["sizing"].get("shortfalls") or []
-    unknown = [host["name"] for host in it.plan["hosts"] if not host.get("placeholder") and host.get("ram_gb") in (None, 0)]
+    unknown = [
+        host["name"] for host in it.plan["hosts"] if not host.get("placeholder") and host.get("ram_gb") in (None, 0)
+    ]
     if not found and unknown:
         raise Cannot(f"the size of {', '.join(unknown)} is not in the plan")
     return [
@@ -239,9 +253,18 @@ def three_two_one(it):
     targets, problems = it.plan["backup"]["targets"], []
     todo = "add to the answer backup_targets"
     if len(targets) < 2:
-        problems.append(fault(f"There are {len(targets) + 1} copies, the live one included", "answer backup_targets", "three are agreed", todo))
+        problems.append(
+            fault(
+                f"There are {len(targets) + 1} copies, the live one included",
+                "answer backup_targets",
+                "three are agreed",
+                todo,
+            )
+        )
     if len({target["media"] for target in targets}) < 2:
-        problems.append(fault("Every copy lies on the same kind of medium", "answer backup_targets", "one fault can take all", todo))
+        problems.append(
+            fault("Every copy lies on the same kind of medium", "answer backup_targets", "one fault can take all", todo)
+        )
     if not any(target["location"] == "offsite" for target in targets):
         problems.append(fault("No copy is off site", "answer backup_targets", "a fire takes them all", todo))
     return problems, {"targets": [target["name"] for target in targets]}
@@ -252,9 +275,16 @@ def domains_rendered(it):
     """Rendered dataset matches identity_domains."""
     text = "".join(text for path, text in it.rendered() if path.endswith(".dataset"))
     if not text:
-        raise Cannot("there is no rendered dataset for this line of SanteDB; the domains are registered by the hardening")
+        raise Cannot(
+            "there is no rendered dataset for this line of SanteDB; the domains are registered by the hardening"
+        )
     return [
-        fault(f"{domain['namespace_id']} is not in the datasets", "santedb/data/", "messages that name it are refused", "copier update")
+        fault(
+            f"{domain['namespace_id']} is not in the datasets",
+            "santedb/data/",
+            "messages that name it are refused",
+            "copier update",
+        )
         for domain in it.answers.get("identity_domains") or []
         if not all(str(domain[key]) in text for key in ("namespace_id", "oid", "url") if domain.get(key))
     ], {}
@@ -264,14 +294,25 @@ def domains_rendered(it):
 def no_clear_secrets(it):
     """No sample password and no clear-text secret in any rendered file."""
     problems, count = [], 0
-    value = re.compile(r"(?i)(?:^|[;\s\"'<])(?:password|pwd|client_secret|secret|passphrase)\"?\s*[=:]\s*[\"']?([^;\"'\s<>{},]+)")
+    value = re.compile(
+        r"(?i)(?:^|[;\s\"'<])(?:password|pwd|client_secret|secret|passphrase)\"?\s*[=:]\s*[\"']?([^;\"'\s<>{},]+)"
+    )
     neutral = {"true", "false", "null", "none", "password", "secret", "external", "supplied"}
     for folder, names, files in os.walk(it.root):
-        names[:] = [name for name in names if name not in (".git", ".ca", "bundle", "roles", "playbooks", "docs", "checklists", ".venv", "records")]
+        names[:] = [
+            name
+            for name in names
+            if name not in (".git", ".ca", "bundle", "roles", "playbooks", "docs", "checklists", ".venv", "records")
+        ]
         for name in files:
             path = os.path.join(folder, name)
             relative = os.path.relpath(path, it.root)
-            if name == "plan.yml" or os.path.getsize(path) > 5_000_000 or name.endswith((".md", ".py")) or name.startswith(".copier"):
+            if (
+                name == "plan.yml"
+                or os.path.getsize(path) > 5_000_000
+                or name.endswith((".md", ".py"))
+                or name.startswith(".copier")
+            ):
                 continue
             with open(path, encoding="utf-8", errors="replace") as stream:
                 text = stream.read()
@@ -289,7 +330,11 @@ def no_clear_secrets(it):
                 if line.lstrip().startswith(("#", "<!--")):
                     continue
                 for found in value.findall(line):
-                    if found.lower() not in neutral and "vault_" not in found and not found.startswith(("$", "!", "[", "(")):
+                    if (
+                        found.lower() not in neutral
+                        and "vault_" not in found
+                        and not found.startswith(("$", "!", "[", "("))
+                    ):
                         problems.append(fault("What looks like a secret stands in clear", f"{relative}:{number}", "a secret in a repository is none",
                                               "put it into vault.yml, refer to it, and change it where it was used"))  # fmt: skip
     return problems, {"files_read": count}
@@ -307,7 +352,14 @@ def pinned(it):
             continue
         found[name] = image
         if image.endswith(":latest") or (":" not in image.rsplit("/", 1)[-1] and "@" not in image):
-            problems.append(fault(f"{name} is {image}", f"group_vars/{group}", "tomorrow it is another program", "pin a version or digest: image_versions"))
+            problems.append(
+                fault(
+                    f"{name} is {image}",
+                    f"group_vars/{group}",
+                    "tomorrow it is another program",
+                    "pin a version or digest: image_versions",
+                )
+            )
     return problems, found
 
 
@@ -316,10 +368,15 @@ def features(it):
     """The rendered SDB_FEATURE equals the set derived from the plan."""
     wanted = [feature["id"] for feature in it.plan["features"]]
     if "SDB_FEATURE" not in it.settings():
-        raise Cannot("this runtime has no SDB_FEATURE; its services stand in santedb.config.xml and are not compared yet")
+        raise Cannot(
+            "this runtime has no SDB_FEATURE; its services stand in santedb.config.xml and are not compared yet"
+        )
     actual = it.settings()["SDB_FEATURE"].split(";")
     problems = []
-    for names, what in ((set(actual) - set(wanted), "more than planned"), (set(wanted) - set(actual), "less than planned")):
+    for names, what in (
+        (set(actual) - set(wanted), "more than planned"),
+        (set(wanted) - set(actual), "less than planned"),
+    ):
         if names:
             problems.append(fault(f"SDB_FEATURE has {what}: {', '.join(sorted(names))}", "group_vars/icdr", "what is not planned was not approved",
                                   "take your own value back, or change the plan"))  # fmt: skip
@@ -337,7 +394,9 @@ def in_rendered(it, pattern, what):
 @check("DEP-57")
 def unsigned_applets(it):
     """allowUnsignedApplets is false in the rendered configuration."""
-    if in_rendered(it, r"allowUnsignedApplets(=\"|>)\s*true", "it") or not in_rendered(it, r"allowUnsignedApplets(=\"|>)\s*false", "it"):
+    if in_rendered(it, r"allowUnsignedApplets(=\"|>)\s*true", "it") or not in_rendered(
+        it, r"allowUnsignedApplets(=\"|>)\s*false", "it"
+    ):
         return [fault("Unsigned applets are not refused", f"santedb/{it.environment}/config/", "anybody's program could be loaded",
                       "take your change back: copier update")], {}  # fmt: skip
     return [], {}
@@ -363,10 +422,19 @@ def no_samples(it):
     """sample_data is false and no Elbonia dataset is among the rendered files."""
     problems = []
     if it.given["production"] and it.answers.get("sample_data"):
-        problems.append(fault("sample_data is true", "the answers", "invented people would stand among the real ones", "set it to false"))
+        problems.append(
+            fault(
+                "sample_data is true",
+                "the answers",
+                "invented people would stand among the real ones",
+                "set it to false",
+            )
+        )
     for path, text in it.rendered():
         if it.given["production"] and re.search("elbonia", path + text[:20000], re.IGNORECASE):
-            problems.append(fault("A demonstration dataset is rendered", path, "it would be loaded into production", "remove it"))
+            problems.append(
+                fault("A demonstration dataset is rendered", path, "it would be loaded into production", "remove it")
+            )
     return problems, {}
 
 
@@ -375,7 +443,9 @@ def replicas(it):
     """Read-only connection string is set."""
     name = it.settings().get("SDB_ADO_RO_CONNECTION")
     if not name or f"SDB_DB_{name}" not in it.settings():
-        return [fault("No read-only connection is set", "group_vars/icdr", "replicas serve nobody", "copier update")], {}
+        return [
+            fault("No read-only connection is set", "group_vars/icdr", "replicas serve nobody", "copier update")
+        ], {}
     return it.differs(["SDB_ADO_RO_CONNECTION"]), {"connection": name}
 
 
@@ -432,7 +502,14 @@ def monitored(it):
     problems = []
     for host in it.hosts():
         if "prometheus-node-exporter.service" not in it.output(host, "services"):
-            problems.append(fault("No exporter runs", host, "nobody sees it fail", f"playbooks/monitoring.yml -i inventories/{it.environment}"))
+            problems.append(
+                fault(
+                    "No exporter runs",
+                    host,
+                    "nobody sees it fail",
+                    f"playbooks/monitoring.yml -i inventories/{it.environment}",
+                )
+            )
     return problems, {"hosts": it.hosts()}
 
 
@@ -442,7 +519,12 @@ def certificate_dates(it):
         for line in it.look(host, "commands", "certificates")["out"].splitlines():
             path, _, end = line.partition("|notAfter=")
             if end:
-                yield host, path, (time.mktime(time.strptime(end.strip(), "%b %d %H:%M:%S %Y %Z")) - time.timezone - time.time()) / 86400
+                yield (
+                    host,
+                    path,
+                    (time.mktime(time.strptime(end.strip(), "%b %d %H:%M:%S %Y %Z")) - time.timezone - time.time())
+                    / 86400,
+                )
 
 
 @check("DEP-07", "ROL-50")
@@ -453,7 +535,14 @@ def certificates(it):
         found[f"{host} {path}"] = round(left)
         there.add((host, path))
         if left < it.given["certificate_days"]:
-            problems.append(fault(f"{path} expires in {left:.0f} days", host, "what it protects stops then", f"make certificates ENV={it.environment}"))
+            problems.append(
+                fault(
+                    f"{path} expires in {left:.0f} days",
+                    host,
+                    "what it protects stops then",
+                    f"make certificates ENV={it.environment}",
+                )
+            )
     for entry in it.given["certificates"]:
         for host in entry.get("installed_on") or []:
             path = entry.get("path_certificate")
@@ -463,7 +552,14 @@ def certificates(it):
     if it.task.get("id") == "DEP-07":
         for name, text in sorted(it.given["resolved"].items()):
             if not text:
-                problems.append(fault(f"{name} does not resolve here", "DNS", "nobody finds the service by its name", "have the name entered"))
+                problems.append(
+                    fault(
+                        f"{name} does not resolve here",
+                        "DNS",
+                        "nobody finds the service by its name",
+                        "have the name entered",
+                    )
+                )
     return problems, found
 
 
@@ -502,7 +598,14 @@ def limited_account(it):
         policy = inspected["HostConfig"].get("RestartPolicy", {}).get("Name")
         found[host] = {"user": user, "restart": policy}
         if policy not in ("always", "unless-stopped") and "santedb" not in it.output(host, "enabled"):
-            problems.append(fault("The application does not start by itself", host, "it stays down after a restart", "deploy playbooks/icdr.yml"))
+            problems.append(
+                fault(
+                    "The application does not start by itself",
+                    host,
+                    "it stays down after a restart",
+                    "deploy playbooks/icdr.yml",
+                )
+            )
         if user in ("root", "0"):
             problems.append(fault("The container runs as root", host, "SanteDB's image has no other account: a break-out is root on the host",
                                   "waive it with a reason (the image's own choice), or run an image with an account"))  # fmt: skip
@@ -518,7 +621,14 @@ def persistent(it):
         there = {mount["Destination"] for mount in inspected.get("Mounts") or []}
         for path in ("/santedb/data", "/santedb/match", "/santedb/queue", "/santedb/.x509"):
             if path not in there:
-                problems.append(fault(f"{path} is not kept outside the container", host, "it is lost with the next version", "deploy playbooks/icdr.yml"))
+                problems.append(
+                    fault(
+                        f"{path} is not kept outside the container",
+                        host,
+                        "it is lost with the next version",
+                        "deploy playbooks/icdr.yml",
+                    )
+                )
     return problems, {}
 
 
@@ -529,7 +639,14 @@ def pruned(it):
     for host in it.hosts("icdr"):
         text = it.look(host, "texts", "/etc/tmpfiles.d/host-baseline.conf")
         if "santedb" not in text:
-            problems.append(fault("No job deletes old logs of SanteDB", host, "the disk fills in the end", "run playbooks/baseline.yml"))
+            problems.append(
+                fault(
+                    "No job deletes old logs of SanteDB",
+                    host,
+                    "the disk fills in the end",
+                    "run playbooks/baseline.yml",
+                )
+            )
     return problems, {}
 
 
@@ -545,7 +662,14 @@ def database_version(it):
         major = int(it.output(host, "version").strip()) // 10000
         found[host] = major
         if major < 11 or (pinned_version and str(major) != pinned_version):
-            problems.append(fault(f"PostgreSQL is {major}", host, f"planned is {pinned_version or '11 or later'}", "see docs/runbooks/upgrade.md"))
+            problems.append(
+                fault(
+                    f"PostgreSQL is {major}",
+                    host,
+                    f"planned is {pinned_version or '11 or later'}",
+                    "see docs/runbooks/upgrade.md",
+                )
+            )
     return problems, found
 
 
@@ -553,7 +677,13 @@ def connections(it):
     """Yield (name, {key: value}) of the connection strings."""
     for name, value in sorted(it.settings().items()):
         if name.startswith("SDB_DB_") and not name.endswith("_PROVIDER"):
-            yield name, {key.strip().lower(): part.strip() for key, _, part in (pair.partition("=") for pair in str(value).split(";"))}
+            yield (
+                name,
+                {
+                    key.strip().lower(): part.strip()
+                    for key, _, part in (pair.partition("=") for pair in str(value).split(";"))
+                },
+            )
 
 
 @check("DEP-13")
@@ -565,13 +695,27 @@ def databases_apart(it):
             continue
         place = (keys.get("server") or keys.get("host"), keys.get("database"))
         if place in seen:
-            problems.append(fault(f"{name} and {seen[place]} use one database", "group_vars/icdr", "audits and records are not apart", "copier update"))
+            problems.append(
+                fault(
+                    f"{name} and {seen[place]} use one database",
+                    "group_vars/icdr",
+                    "audits and records are not apart",
+                    "copier update",
+                )
+            )
         seen[place] = name
     for host in it.hosts("database"):
         for line in it.output(host, "databases").splitlines():
             database, owner, superuser = line.split("|")
             if superuser == "t" and database != "postgres":
-                problems.append(fault(f"{database} belongs to {owner}, a superuser", host, "the application could do anything", "give it its own owner"))
+                problems.append(
+                    fault(
+                        f"{database} belongs to {owner}, a superuser",
+                        host,
+                        "the application could do anything",
+                        "give it its own owner",
+                    )
+                )
     if not seen:
         raise Cannot("no connection string is rendered for this runtime")
     return problems, {"databases": [place[1] for place in seen]}
@@ -584,13 +728,20 @@ def pools(it):
     for name, keys in connections(it):
         found[name] = {key: keys.get(key) for key in ("pooling", "minpoolsize", "maxpoolsize")}
         if keys.get("pooling", "").lower() != "true" or not keys.get("maxpoolsize"):
-            problems.append(fault(f"{name} has no sized pool", "group_vars/icdr", "each request opens a connection", "copier update"))
+            problems.append(
+                fault(
+                    f"{name} has no sized pool", "group_vars/icdr", "each request opens a connection", "copier update"
+                )
+            )
     if not found:
         raise Cannot("no connection string is rendered for this runtime")
     for host in it.hosts("icdr"):
         actual = it.running(host)[0]
         for name, wanted in found.items():
-            keys = {key.strip().lower(): part.strip() for key, _, part in (pair.partition("=") for pair in actual.get(name, "").split(";"))}
+            keys = {
+                key.strip().lower(): part.strip()
+                for key, _, part in (pair.partition("=") for pair in actual.get(name, "").split(";"))
+            }
             if any(keys.get(key) != value for key, value in wanted.items()):
                 problems.append(fault(f"{name} of the running application has another pool than planned", host, "it was not deployed since",
                                       f"deploy playbooks/icdr.yml -i inventories/{it.environment}"))  # fmt: skip
@@ -606,11 +757,22 @@ def datasets(it):
     for host in it.hosts("icdr"):
         left = [found["path"] for found in it.seen.get(host, {}).get("files", []) if found["path"].endswith(".dataset")]
         if it.look(host, "requests", "ready").get("status") != 204:
-            problems.append(fault("The application is not ready", host, "PING /hdsi/ is not answered by 204", "see its log"))
+            problems.append(
+                fault("The application is not ready", host, "PING /hdsi/ is not answered by 204", "see its log")
+            )
         if left:
-            problems.append(fault(f"{len(left)} datasets were not installed ({os.path.basename(left[0])})", host, "the configuration is not whole", "see its log"))
+            problems.append(
+                fault(
+                    f"{len(left)} datasets were not installed ({os.path.basename(left[0])})",
+                    host,
+                    "the configuration is not whole",
+                    "see its log",
+                )
+            )
         if "FATAL ERROR" in it.look(host, "commands", "log")["out"]:
-            problems.append(fault("The log has FATAL ERROR", host, "it did not start as configured", "read the lines around it"))
+            problems.append(
+                fault("The log has FATAL ERROR", host, "it did not start as configured", "read the lines around it")
+            )
     return problems, {}
 
 
@@ -621,12 +783,30 @@ def cache(it):
     for host in it.hosts("cache"):
         answer = it.look(host, "exchanges", "cache")
         if not answer.get("connected"):
-            problems.append(fault("Redis does not answer", host, "sessions of several servers are not shared", "systemctl status redis-server"))
+            problems.append(
+                fault(
+                    "Redis does not answer",
+                    host,
+                    "sessions of several servers are not shared",
+                    "systemctl status redis-server",
+                )
+            )
         elif "NOAUTH" not in answer.get("answer", ""):
-            problems.append(fault("Redis answers without a password", host, "whoever reaches it reads sessions", "playbooks/cache.yml"))
+            problems.append(
+                fault(
+                    "Redis answers without a password", host, "whoever reaches it reads sessions", "playbooks/cache.yml"
+                )
+            )
     wanted = "REDIS" if it.answers.get("cache") == "redis" else "RAMCACHE"
     if it.settings() and wanted not in it.settings()["SDB_FEATURE"].split(";"):
-        problems.append(fault(f"{wanted} is not in SDB_FEATURE", "group_vars/icdr", "another cache is used than planned", "copier update"))
+        problems.append(
+            fault(
+                f"{wanted} is not in SDB_FEATURE",
+                "group_vars/icdr",
+                "another cache is used than planned",
+                "copier update",
+            )
+        )
     return problems, {"cache": wanted}
 
 
@@ -640,7 +820,14 @@ def queue(it):
         problems.append(fault(f"The queue planned is {kind}, the features are {', '.join(n for n in names if 'MQ' in n)}", "group_vars/icdr",
                               "messages go elsewhere", "copier update"))  # fmt: skip
     if kind == "file" and len(it.hosts("icdr")) > 1 and it.given["production"] and it.plan["release"]["line"] == "3.x":
-        problems.append(fault("Several servers have a queue of files each", "answer dispatcher_queue", "messages of a lost server are lost", "plan rabbitmq"))
+        problems.append(
+            fault(
+                "Several servers have a queue of files each",
+                "answer dispatcher_queue",
+                "messages of a lost server are lost",
+                "plan rabbitmq",
+            )
+        )
     return problems + it.differs(["SDB_FEATURE"]), {"queue": kind}
 
 
@@ -657,7 +844,11 @@ def same_files(it, part, todo):
         names = sorted(hosts)
         for other in names[1:]:
             if hosts[other] != hosts[names[0]]:
-                paths = {path for path in {*hosts[other], *hosts[names[0]]} if hosts[other].get(path) != hosts[names[0]].get(path)}
+                paths = {
+                    path
+                    for path in {*hosts[other], *hosts[names[0]]}
+                    if hosts[other].get(path) != hosts[names[0]].get(path)
+                }
                 problems.append(fault(f"{', '.join(sorted(paths)[:3])} differ", f"{names[0]} and {other} ({role})",
                                       "the answer depends on the server that gives it", todo))  # fmt: skip
     if not by_role or not any(files for hosts in by_role.values() for files in hosts.values()):
@@ -693,15 +884,28 @@ def fhir(it):
     """CapabilityStatement equals fhir_resources."""
     answer = it.look(it.first("icdr"), "requests", "fhir")
     if answer.get("status") != 200:
-        return [fault(f"/fhir/metadata answers {answer.get('status')}", it.first("icdr"), "FHIR cannot be used", "see the application's log")], {}
+        return [
+            fault(
+                f"/fhir/metadata answers {answer.get('status')}",
+                it.first("icdr"),
+                "FHIR cannot be used",
+                "see the application's log",
+            )
+        ], {}
     try:
         statement = json.loads(answer["body"])
         actual = {entry["type"] for rest in statement["rest"] for entry in rest.get("resource") or []}
     except (ValueError, KeyError, TypeError) as error:
         raise Cannot("the CapabilityStatement cannot be read (longer than 100 000 characters, or XML)") from error
     wanted = set(filter(None, it.settings().get("SDB_FHIR_RESOURCE", "").split(";")))
-    problems = [fault(f"{name} is exposed", "/fhir/metadata", "it is not in the plan", "take it out of SDB_FHIR_RESOURCE") for name in sorted(actual - wanted)]
-    problems += [fault(f"{name} is missing", "/fhir/metadata", "the plan promises it", "see the application's log") for name in sorted(wanted - actual)]
+    problems = [
+        fault(f"{name} is exposed", "/fhir/metadata", "it is not in the plan", "take it out of SDB_FHIR_RESOURCE")
+        for name in sorted(actual - wanted)
+    ]
+    problems += [
+        fault(f"{name} is missing", "/fhir/metadata", "the plan promises it", "see the application's log")
+        for name in sorted(wanted - actual)
+    ]
     return problems, {"resources": sorted(actual)}
 
 
@@ -709,8 +913,17 @@ def fhir(it):
 def privacy(it):
     """DATA_POLICY is on and the action equals privacy_default_action."""
     if "DATA_POLICY" not in it.settings().get("SDB_FEATURE", "").split(";"):
-        return [fault("DATA_POLICY is not in SDB_FEATURE", "group_vars/icdr", "policies on records are not enforced", "copier update")], {}
-    return it.differs(["SDB_FEATURE", "SDB_DATA_POLICY_ACTION"]), {"action": it.settings().get("SDB_DATA_POLICY_ACTION")}
+        return [
+            fault(
+                "DATA_POLICY is not in SDB_FEATURE",
+                "group_vars/icdr",
+                "policies on records are not enforced",
+                "copier update",
+            )
+        ], {}
+    return it.differs(["SDB_FEATURE", "SDB_DATA_POLICY_ACTION"]), {
+        "action": it.settings().get("SDB_DATA_POLICY_ACTION")
+    }
 
 
 @check("DEP-69")
@@ -718,7 +931,14 @@ def retention(it):
     """Policy audit.retention equals audit_retention_days."""
     days = it.answers.get("audit_retention_days")
     if not in_rendered(it, rf"audit\.retention.{{0,200}}P{days}D", "the retention"):
-        return [fault(f"audit.retention is not P{days}D", f"santedb/{it.environment}/", "audits are kept too long or not long enough", "copier update")], {}
+        return [
+            fault(
+                f"audit.retention is not P{days}D",
+                f"santedb/{it.environment}/",
+                "audits are kept too long or not long enough",
+                "copier update",
+            )
+        ], {}
     problems, _ = same_files(it, "/etc/santedb/icdr/files/", "deploy playbooks/icdr.yml")
     return problems, {"days": days}
 
@@ -730,22 +950,40 @@ def retention(it):
 def only_planned(it):
     """Only planned ports answer, tried from other hosts and from here (TCP; UDP does not answer a scan)."""
     problems = it.unplanned()
-    planned = {int(entry["port"]) for entry in it.given["ports"] if entry.get("protocol") == "udp"} | {53, 67, 68, 123, 323, 546}
+    planned = {int(entry["port"]) for entry in it.given["ports"] if entry.get("protocol") == "udp"} | {
+        53,
+        67,
+        68,
+        123,
+        323,
+        546,
+    }
     udp = {}
     for host in it.hosts():
         lines = it.look(host, "commands", "listening_udp")["out"].splitlines()
-        ports = {line.split()[3].rsplit(":", 1)[-1] for line in lines if not re.match(r"(127\.|\[::1\])", line.split()[3])}
+        ports = {
+            line.split()[3].rsplit(":", 1)[-1] for line in lines if not re.match(r"(127\.|\[::1\])", line.split()[3])
+        }
         udp[host] = sorted(int(port) for port in ports if port.isdigit())
         for port in udp[host]:
             if port not in planned:
-                problems.append(fault(f"UDP port {port} listens", host, "no plan opens it, and only the firewall keeps it shut", "stop what listens"))
+                problems.append(
+                    fault(
+                        f"UDP port {port} listens",
+                        host,
+                        "no plan opens it, and only the firewall keeps it shut",
+                        "stop what listens",
+                    )
+                )
     tried = {f"{source} -> {target}": ports for source, _, target, ports in it.scans()}
     return problems, {"open_tcp": tried, "listening_udp": udp, "note": "UDP is judged by what listens, not by a scan."}
 
 
 def closed(it, group, names, why):
     """Return findings for the ports of the named services of a group."""
-    ports = {int(entry["port"]) for entry in it.given["ports"] if entry["group"] == group and entry.get("service") in names}
+    ports = {
+        int(entry["port"]) for entry in it.given["ports"] if entry["group"] == group and entry.get("service") in names
+    }
     if not ports:
         raise Cannot(f"the plan has no port of {group} named {', '.join(names)}")
     return it.unplanned(ports), {"ports": sorted(ports), "why": why}
@@ -777,7 +1015,14 @@ def administration(it):
     """Administration answers only where planned."""
     entries = [entry for entry in it.given["ports"] if entry.get("service") == "ssh"]
     if any(origin.get("any") for entry in entries for origin in entry.get("from") or []):
-        return [fault("SSH is open to everybody", "santedb_ports", "everyone may try to come in", "mark a network trusted in the plan")], {}
+        return [
+            fault(
+                "SSH is open to everybody",
+                "santedb_ports",
+                "everyone may try to come in",
+                "mark a network trusted in the plan",
+            )
+        ], {}
     return it.unplanned({22, 2222, 3389, 5900, 10000, 2375, 2376}), {"from": [entry.get("from") for entry in entries]}
 
 
@@ -802,9 +1047,23 @@ def tls_only(it):
         if plain.get("status") not in (301, 302, 307, 308, None) or (
             plain.get("status") and not str(plain["headers"].get("Location", "")).startswith("https://")
         ):
-            problems.append(fault(f"http://{name}/ answers {plain.get('status')}", "the proxy", "data could travel in clear", "playbooks/proxy.yml"))
+            problems.append(
+                fault(
+                    f"http://{name}/ answers {plain.get('status')}",
+                    "the proxy",
+                    "data could travel in clear",
+                    "playbooks/proxy.yml",
+                )
+            )
         if not secure.get("ok"):
-            problems.append(fault(f"https://{name}/ cannot be used: {secure.get('error')}", "the proxy", "nobody can work", "playbooks/proxy.yml"))
+            problems.append(
+                fault(
+                    f"https://{name}/ cannot be used: {secure.get('error')}",
+                    "the proxy",
+                    "nobody can work",
+                    "playbooks/proxy.yml",
+                )
+            )
     if not found:
         raise Cannot("the plan has no public name for REST or the portal")
     return problems, found
@@ -833,12 +1092,28 @@ def hl7_tls(it):
     """TLS handshake succeeds on the HL7 port, and plain LLP sent to it is refused."""
     secure, plain = outside(it, "tls hl7"), outside(it, "plain llp")
     problems = []
-    asked = "CERTIFICATE_REQUIRED" in str(secure.get("error", "")).upper().replace(" ", "_") or "closed by" in str(secure.get("error", ""))
+    asked = "CERTIFICATE_REQUIRED" in str(secure.get("error", "")).upper().replace(" ", "_") or "closed by" in str(
+        secure.get("error", "")
+    )
     wanted = (it.group("proxy").get("proxy_hl7_stream") or {}).get("client_certificates")
     if not secure.get("ok") and not (asked and wanted):
-        problems.append(fault(f"The TLS handshake fails: {secure.get('error')}", "the HL7 port of the proxy", "partners cannot send", "playbooks/proxy.yml"))
+        problems.append(
+            fault(
+                f"The TLS handshake fails: {secure.get('error')}",
+                "the HL7 port of the proxy",
+                "partners cannot send",
+                "playbooks/proxy.yml",
+            )
+        )
     if "MSH" in plain.get("answer", "") or "MSA" in plain.get("answer", ""):
-        problems.append(fault("Plain LLP is answered", "the HL7 port of the proxy", "messages can be sent in clear", "playbooks/proxy.yml"))
+        problems.append(
+            fault(
+                "Plain LLP is answered",
+                "the HL7 port of the proxy",
+                "messages can be sent in clear",
+                "playbooks/proxy.yml",
+            )
+        )
     return problems, {"tls": secure, "plain_connected": plain.get("connected")}
 
 
@@ -849,7 +1124,14 @@ def api_documents(it):
     if answer.get("status") is None:
         raise Cannot(f"the proxy did not answer: {answer.get('error')}")
     if answer["status"] == 200:
-        return [fault("/api-docs is answered", "the proxy", "it names versions and every operation", "set proxy_block_api_docs")], {}
+        return [
+            fault(
+                "/api-docs is answered",
+                "the proxy",
+                "it names versions and every operation",
+                "set proxy_block_api_docs",
+            )
+        ], {}
     return [], {"status": answer["status"]}
 
 
@@ -858,9 +1140,23 @@ def console(it):
     """The administration interface answers."""
     answer = it.look(it.first("icdr"), "requests", "ami")
     if answer.get("status") != 204:
-        return [fault(f"/ami/ answers {answer.get('status')}", it.first("icdr"), "nobody can administer it", "see the application's log")], {}
+        return [
+            fault(
+                f"/ami/ answers {answer.get('status')}",
+                it.first("icdr"),
+                "nobody can administer it",
+                "see the application's log",
+            )
+        ], {}
     if not it.given["identities"].get("new_works"):
-        return [fault("The console cannot sign in", it.first("icdr"), "nobody can administer it", "run playbooks/hardening.yml")], {}
+        return [
+            fault(
+                "The console cannot sign in",
+                it.first("icdr"),
+                "nobody can administer it",
+                "run playbooks/hardening.yml",
+            )
+        ], {}
     return [], {"signed_in": True}
 
 
@@ -939,7 +1235,11 @@ def unused(it):
     """Applications that are not used are locked."""
     used = {entry["name"] for entry in it.group("icdr").get("icdr_hardening_applications_used") or []}
     identities(it)
-    names = [name.split()[1] for name in it.given["identities"]["tried"] if name.startswith("application ") and name.split()[1] not in used]
+    names = [
+        name.split()[1]
+        for name in it.given["identities"]["tried"]
+        if name.startswith("application ") and name.split()[1] not in used
+    ]
     problems, found = alive(it, lambda name: name.startswith("application ") and name.split()[1] in names)
     return problems + unlocked(it, names), found
 
@@ -949,11 +1249,20 @@ def second_factor(it):
     """Password grant without code answers mfa_required."""
     found = identities(it)
     if it.answers.get("mfa") != "required":
-        raise Cannot(f"the plan's second factor is '{it.answers.get('mfa')}': nothing has to be refused; a person confirms who uses it")
+        raise Cannot(
+            f"the plan's second factor is '{it.answers.get('mfa')}': nothing has to be refused; a person confirms who uses it"
+        )
     answer = found["answers"].get("administrator by new")
     if answer == "second_factor":
         return [], {"administrator": answer}
-    return [fault(f"Administrator signs in without a second factor ({answer})", it.first("icdr"), "a password alone is enough", "set auth.mfa.required")], {}
+    return [
+        fault(
+            f"Administrator signs in without a second factor ({answer})",
+            it.first("icdr"),
+            "a password alone is enough",
+            "set auth.mfa.required",
+        )
+    ], {}
 
 
 # -- audit, backup, monitoring --------------------------------------------------------------------------------------------
@@ -991,7 +1300,9 @@ def audit_arrives(it):
 @check("DEP-67")
 def audit_filters(it):
     """The filters in force keep failures; overrides and user creation need a person on staging."""
-    raise Cannot("a failed sign-in was sent and looked for (DEP-68); an override and a user creation have to be made by a person on staging")
+    raise Cannot(
+        "a failed sign-in was sent and looked for (DEP-68); an override and a user creation have to be made by a person on staging"
+    )
 
 
 def backup_status(it):
@@ -1011,7 +1322,14 @@ def backup_age(it):
     age = (time.time() - time.mktime(time.strptime(state["time"], "%Y%m%dT%H%M%SZ")) + time.timezone) / 3600
     problems = [f"{text}." if not text.endswith(".") else text for text in state["problems"]]
     if age > it.plan["backup"]["rpo_hours"] + 1:
-        problems.append(fault(f"The account of the backups is {age:.0f} hours old", host, "nobody knows whether they run", "systemctl status santedb-backup-keeper"))
+        problems.append(
+            fault(
+                f"The account of the backups is {age:.0f} hours old",
+                host,
+                "nobody knows whether they run",
+                "systemctl status santedb-backup-keeper",
+            )
+        )
     return problems, {key: state.get(key) for key in ("time", "sources", "physical")}
 
 
@@ -1045,7 +1363,12 @@ def backup_targets(it):
 def backup_whole(it):
     """Keys, certificates, configuration and match files are in the backup."""
     host, state = backup_status(it)
-    wanted = {name for component in it.plan["backup"]["components"] if component.get("method") == "files" for name in it.hosts(component["group"])}
+    wanted = {
+        name
+        for component in it.plan["backup"]["components"]
+        if component.get("method") == "files"
+        for name in it.hosts(component["group"])
+    }
     return [
         fault(f"No backup of the files of {name} has arrived", host, "a database without its keys cannot be used", f"systemctl status santedb-backup-agent on {name}")
         for name in sorted(wanted) if not (state["sources"].get(name) or {}).get("last_success")
@@ -1058,7 +1381,9 @@ def alerts(it):
     host = it.first("monitoring")
     if "SUCCESS" not in it.look(host, "commands", "rules")["out"]:
         return [fault("The alert rules cannot be read", host, "nothing is reported", "playbooks/monitoring.yml")], {}
-    raise Cannot("the rules are well-formed; that each alert fires and reaches a person needs an exercise, which is not automatic yet")
+    raise Cannot(
+        "the rules are well-formed; that each alert fires and reaches a person needs an exercise, which is not automatic yet"
+    )
 
 
 # -- what the play calls --------------------------------------------------------------------------------------------------
@@ -1096,7 +1421,11 @@ def verify_wanted(plan_text, stage, only):
 
 def verify_scan(host, hostvars, groups, ports, scanners):
     """Return what this host has to try: [{name, address, ports}]. The machine that runs Ansible is called localhost."""
-    names = sorted(name for name in groups["all"] if name not in (groups.get("gateway") or []) and not hostvars[name].get("santedb_placeholder"))
+    names = sorted(
+        name
+        for name in groups["all"]
+        if name not in (groups.get("gateway") or []) and not hostvars[name].get("santedb_placeholder")
+    )
     planned = {int(entry["port"]) for entry in ports if entry.get("protocol", "tcp") == "tcp"}
     found = []
     for index, target in enumerate(names):
@@ -1109,7 +1438,13 @@ def verify_scan(host, hostvars, groups, ports, scanners):
             place = line.split()[3]
             if not re.match(r"(127\.|\[::1\])", place):
                 listening.add(int(place.rsplit(":", 1)[-1]))
-        found.append({"name": target, "address": str(hostvars[target].get("ansible_host", target)), "ports": sorted(planned | listening | set(COMMON_PORTS))})
+        found.append(
+            {
+                "name": target,
+                "address": str(hostvars[target].get("ansible_host", target)),
+                "ports": sorted(planned | listening | set(COMMON_PORTS)),
+            }
+        )
     return found
 
 

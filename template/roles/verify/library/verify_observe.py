@@ -90,9 +90,15 @@ class Stay(urllib.request.HTTPRedirectHandler):
 
 def command(argv):
     """Run a command and return what came of it."""
-    environment = {**os.environ, "LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bin:/bin")}
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PATH": "/usr/local/sbin:/usr/sbin:/sbin:" + os.environ.get("PATH", "/usr/bin:/bin"),
+    }
     try:
-        done = subprocess.run([str(part) for part in argv], capture_output=True, text=True, timeout=120, check=False, env=environment)
+        done = subprocess.run(
+            [str(part) for part in argv], capture_output=True, text=True, timeout=120, check=False, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"rc": None, "out": "", "err": str(error)}
     return {"rc": done.returncode, "out": SECRET.sub(r"\1***", done.stdout[-200000:]), "err": done.stderr[-2000:]}
@@ -117,13 +123,25 @@ def request(wanted, timeout):
     """Make one request and return status, headers and the beginning of the body."""
     data = urllib.parse.urlencode(wanted["form"]).encode() if wanted.get("form") else None
     context = ssl.create_default_context(cafile=wanted["ca"]) if wanted.get("ca") else None
-    opener = urllib.request.build_opener(Stay, urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({}))
-    made = urllib.request.Request(wanted["url"], data=data, method=wanted.get("method"), headers=wanted.get("headers") or {})
+    opener = urllib.request.build_opener(
+        Stay, urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
+    )
+    made = urllib.request.Request(
+        wanted["url"], data=data, method=wanted.get("method"), headers=wanted.get("headers") or {}
+    )
     try:
         with opener.open(made, timeout=timeout * 5) as answer:
-            return {"status": answer.status, "headers": dict(answer.headers), "body": answer.read(100000).decode("utf-8", "replace")}
+            return {
+                "status": answer.status,
+                "headers": dict(answer.headers),
+                "body": answer.read(100000).decode("utf-8", "replace"),
+            }
     except urllib.error.HTTPError as error:
-        return {"status": error.code, "headers": dict(error.headers), "body": error.read(4000).decode("utf-8", "replace")}
+        return {
+            "status": error.code,
+            "headers": dict(error.headers),
+            "body": error.read(4000).decode("utf-8", "replace"),
+        }
     except (OSError, ValueError) as error:
         return {"status": None, "error": str(error)}
 
@@ -146,7 +164,12 @@ def handshake(wanted, timeout):
                             return {"ok": False, "error": "closed by the other side"}
                     except TimeoutError:
                         pass
-                return {"ok": True, "version": link.version(), "days_left": round(left, 1), "subject": str(certificate.get("subject"))}
+                return {
+                    "ok": True,
+                    "version": link.version(),
+                    "days_left": round(left, 1),
+                    "subject": str(certificate.get("subject")),
+                }
     except (OSError, ValueError) as error:
         return {"ok": False, "error": str(error)}
 
@@ -178,11 +201,19 @@ def main():
     kinds = ("requests", "handshakes", "exchanges", "scan")
     arguments = {name: {"type": "list", "elements": "dict", "default": []} for name in kinds}
     arguments |= {"commands": {"type": "dict", "default": {}}, "timeout": {"type": "float", "default": 3}}
-    arguments |= {"files": {"type": "list", "elements": "str", "default": []}, "texts": {"type": "list", "elements": "path", "default": []}}
+    arguments |= {
+        "files": {"type": "list", "elements": "str", "default": []},
+        "texts": {"type": "list", "elements": "path", "default": []},
+    }
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     given, timeout, found = module.params, module.params["timeout"], {}
     found["commands"] = {name: command(argv) for name, argv in given["commands"].items()}
-    found["files"] = [file(path) for pattern in given["files"] for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
+    found["files"] = [
+        file(path)
+        for pattern in given["files"]
+        for path in sorted(glob.glob(pattern, recursive=True))
+        if os.path.isfile(path)
+    ]
     found["texts"] = {}
     for path in given["texts"]:
         try:

@@ -123,7 +123,13 @@ def main():
         }  # fmt: skip
         repository = os.path.dirname(os.path.abspath(root))
         put(os.path.join(repository, evidence), yaml_of(f"# Evidence of {task['id']}, by playbooks/verify.yml", body))
-        record = {"task": task["id"], "decision": "done", "by": f"verify playbook, run by {given['by']}", "team_role": task["owner"], "on": today}
+        record = {
+            "task": task["id"],
+            "decision": "done",
+            "by": f"verify playbook, run by {given['by']}",
+            "team_role": task["owner"],
+            "on": today,
+        }
         record |= {"evidence": evidence, "answers_digest": task["answers_digest"]}
         if task["scope"] != "project":
             record["environment"] = environment
@@ -138,7 +144,13 @@ def main():
             {"task": result["task"], "title": tasks[result["task"]]["title"], **({"problems": result["problems"]} if status == "failed" else {"why": result["reason"]})}
             for result in sorted(given["results"], key=lambda result: result["task"]) if result["status"] == status
         ]  # fmt: skip
-    changed |= put(report, yaml_of("# What playbooks/verify.yml found: done, failed, and what it cannot check (never counted as passed)", summary))
+    changed |= put(
+        report,
+        yaml_of(
+            "# What playbooks/verify.yml found: done, failed, and what it cannot check (never counted as passed)",
+            summary,
+        ),
+    )
     module.exit_json(changed=changed, report=report, written=written)
 
 
