@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import itertools
 import json
 import re
 from pathlib import Path
@@ -92,12 +93,12 @@ def test_the_page_needs_no_network_and_is_accessible(repository: Path) -> None:
     tags = [tag for tag, _ in shown.tags]
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not [value for _, attributes in shown.tags for name, value in attributes.items() if name == "src"]
-    assert [attributes for tag, attributes in shown.tags if tag == "html"][0]["lang"] == "en"
+    assert next(attributes for tag, attributes in shown.tags if tag == "html")["lang"] == "en"
     for landmark in ("header", "nav", "main", "footer"):
         assert tags.count(landmark) == 1
     assert tags.count("h1") == 1
     levels = [int(tag[1]) for tag in tags if tag in ("h1", "h2", "h3", "h4")]
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in shown.tags if tag == "th")
     identifiers = [attributes["id"] for _, attributes in shown.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
