@@ -19,7 +19,7 @@ import pytest
 
 from tools.lab import Host, Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]
 TEMPLATE = Path(__file__).resolve().parents[2] / "template"
 ADDRESSES = {"db": 10, "app": 11, "app2": 12, "stranger": 13, "authority": 14}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
@@ -738,7 +738,8 @@ def acme_service(hosts: dict[str, Host]) -> Host:
 def test_public_certificates_come_by_acme_and_are_renewed(certificates, acme_service, repository, hosts):
     app = hosts["app"]
     planned = register(["db", "app", "app2"])
-    more = {"automated": True, "lifetime_days": 2000, "reload": "nginx"}
+    subject = {"cn": "api.staging.test", "o": None, "c": None}
+    more = {"automated": True, "lifetime_days": 2000, "reload": "nginx", "subject": subject}
     planned.append(entry("public", "server", ["app"], "public_ca", "DNS:api.staging.test", **more))
     settings = {
         "certificates_acme_directory": "https://10.77.0.14:14000/dir",
