@@ -36,7 +36,9 @@ def copier(template: Path, destination: Path, answers: Path | None) -> float:
     if answers:
         command += ["--data-file", str(answers)]
     started = time.perf_counter()
-    subprocess.run([*command, str(template), str(destination)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, str(template), str(destination)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - started
 
 
@@ -44,7 +46,9 @@ def trivial_template(rendered: Path, ours: Path, destination: Path) -> tuple[int
     """Write a template of the same files and bytes as ``rendered``; return (files, bytes)."""
     files = size = 0
     (destination / "template").mkdir(parents=True)
-    (destination / "copier.yml").write_text('_subdirectory: template\nproject_name:\n  type: str\n  default: x\n', encoding="utf-8")
+    (destination / "copier.yml").write_text(
+        "_subdirectory: template\nproject_name:\n  type: str\n  default: x\n", encoding="utf-8"
+    )
     for path in sorted(rendered.rglob("*")):
         if not path.is_file():
             continue
@@ -64,14 +68,23 @@ def with_sites(number: int, target: Path) -> Path:
     """Write the plan of the offline district with ``number`` clinics; return its path."""
     answers: dict[str, Any] = yaml.safe_load((PLANS / "district-ims-offline.yml").read_text(encoding="utf-8"))
     answers["sites"] = [
-        {"name": f"Clinic {n}", "code": f"C-{n:04}", "users": 4, "link": "slow", "pattern": "dcdr_gateway", "responsible_person": f"Nurse {n}"}
+        {
+            "name": f"Clinic {n}",
+            "code": f"C-{n:04}",
+            "users": 4,
+            "link": "slow",
+            "pattern": "dcdr_gateway",
+            "responsible_person": f"Nurse {n}",
+        }
         for n in range(number)
     ]
     target.write_text(yaml.safe_dump(answers), encoding="utf-8")
     return target
 
 
-def compare(scratch: Path, runs: int, one: tuple[Path, Path | None], other: tuple[Path, Path | None]) -> tuple[float, float]:
+def compare(
+    scratch: Path, runs: int, one: tuple[Path, Path | None], other: tuple[Path, Path | None]
+) -> tuple[float, float]:
     """Render two things alternately ``runs`` times; return the median seconds of each."""
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(runs + 1):
@@ -98,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
         ours, theirs = compare(scratch / "a", arguments.runs, (template, plan), (scratch / "trivial", None))
         ratio = ours / theirs
         within &= ratio <= TRIVIAL_BUDGET
-        print(f"demoland-mpi: {files} files, {size / 1024:.0f} KiB: {ours:.2f} s; trivial template of the same files: {theirs:.2f} s; ratio {ratio:.2f}")
+        print(
+            f"demoland-mpi: {files} files, {size / 1024:.0f} KiB: {ours:.2f} s; trivial template of the same files: {theirs:.2f} s; ratio {ratio:.2f}"
+        )
         few, many = with_sites(10, scratch / "few.yml"), with_sites(1000, scratch / "many.yml")
         ten, thousand = compare(scratch / "b", arguments.runs, (template, few), (template, many))
         ratio = thousand / ten

@@ -74,7 +74,13 @@ class Template:
         """Return every problem of the answers ``raw``: errors and warnings, as the template's checks see them."""
         complete = self.with_defaults(raw)
         found: list[dict[str, Any]] = json.loads(
-            self.call("checks", "problems", self.catalog, complete, effective if effective is not None else self.effective(raw))
+            self.call(
+                "checks",
+                "problems",
+                self.catalog,
+                complete,
+                effective if effective is not None else self.effective(raw),
+            )
         )
         return found
 
@@ -96,7 +102,9 @@ class Template:
             if question.get("form") == "multi" and isinstance(value, list) and "item" not in question:
                 # Copier puts the values of a multiselect into the order of its choices; what is no choice stays for the checks to name.
                 order = {choice: place for place, choice in enumerate(question.get("allowed") or [])}
-                complete[name] = sorted(value, key=lambda item: order.get(item, len(order)) if isinstance(item, str) else len(order))
+                complete[name] = sorted(
+                    value, key=lambda item: order.get(item, len(order)) if isinstance(item, str) else len(order)
+                )
         return complete
 
 

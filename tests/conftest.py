@@ -72,7 +72,9 @@ class ReleasedTemplate:
         commit(destination, "Deployment repository as planned")
         return destination
 
-    def update(self, repository: Path, answers: dict[str, Any] | None = None, ref: str | None = ":current:") -> list[str]:
+    def update(
+        self, repository: Path, answers: dict[str, Any] | None = None, ref: str | None = ":current:"
+    ) -> list[str]:
         """Update as documented (``-c 100``) and return the paths with conflicts, since Copier exits 0 on them."""
         wanted = copier.VcsRef.CURRENT if ref == ":current:" else ref
         copier.run_update(

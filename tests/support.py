@@ -54,7 +54,9 @@ def load_plan(name: str) -> dict[str, Any]:
 
 def git(directory: Path, *arguments: str) -> str:
     """Run git without any user's configuration; raises CalledProcessError."""
-    done = subprocess.run(("git", *arguments), cwd=directory, env=GIT_ENVIRONMENT, check=False, text=True, capture_output=True)
+    done = subprocess.run(
+        ("git", *arguments), cwd=directory, env=GIT_ENVIRONMENT, check=False, text=True, capture_output=True
+    )
     if done.returncode:
         raise AssertionError(f"git {' '.join(arguments)}: {done.stdout}{done.stderr}")
     return done.stdout
@@ -127,7 +129,13 @@ class Renderer:
         if errors:
             raise AssertionError(f"not a valid plan: {errors}")
         plan = self.template.resolve(answers)
-        context = {"plan": plan, "catalog": self.template.catalog, "effective": effective, "findings": findings, "_copier_answers": raw}
+        context = {
+            "plan": plan,
+            "catalog": self.template.catalog,
+            "effective": effective,
+            "findings": findings,
+            "_copier_answers": raw,
+        }
         rendered: dict[str, str] = {}
         for source in only or self.sources:
             if "_copier_conf" in source:

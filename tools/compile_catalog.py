@@ -37,7 +37,12 @@ def questions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((root / "questions").glob("*.yml")):
         for name, question in (load(path) or {}).items():
-            if name.startswith("_") or not isinstance(question, dict) or question.get("when") is False or "form" not in question:
+            if (
+                name.startswith("_")
+                or not isinstance(question, dict)
+                or question.get("when") is False
+                or "form" not in question
+            ):
                 continue
             if name in found:
                 raise SystemExit(f"{path}: the question {name} is asked twice")

@@ -89,7 +89,10 @@ def questions_page(catalog: dict[str, Any]) -> str:
         fields = question.get("item") or question.get("fields")
         section = [f"## {name}", "```text\n" + str(question.get("help", "")).strip() + "\n```", "\n".join(facts)]
         if fields:
-            rows = ((f"`{key}`", spec.get("form"), spec.get("required"), spec.get("choices") or spec.get("choices_from")) for key, spec in fields.items())
+            rows = (
+                (f"`{key}`", spec.get("form"), spec.get("required"), spec.get("choices") or spec.get("choices_from"))
+                for key, spec in fields.items()
+            )
             section.append(table(("Field", "Form", "Required", "Values"), rows))
         parts += section
     return "\n\n".join(parts) + "\n"
@@ -97,10 +100,21 @@ def questions_page(catalog: dict[str, Any]) -> str:
 
 def features_page(catalog: dict[str, Any]) -> str:
     """Every feature and variable of SanteDB, and what this project does with it."""
-    parts = ["# Features and variables of SanteDB", GENERATED, "Read from SanteDB's source; the paths are named with each feature."]
+    parts = [
+        "# Features and variables of SanteDB",
+        GENERATED,
+        "Read from SanteDB's source; the paths are named with each feature.",
+    ]
     for feature in catalog["features"]["features"]:
-        verdict = f"**Never emitted** ({cell(feature['never'])})" if feature.get("never") else f"Emitted when {condition(feature.get('applies_when'))}"
-        parts += [f"## {feature['id']}: {feature['title']}", f"{verdict}. Release lines: {cell(feature.get('lines'))}. {cell(feature.get('notes'))}"]
+        verdict = (
+            f"**Never emitted** ({cell(feature['never'])})"
+            if feature.get("never")
+            else f"Emitted when {condition(feature.get('applies_when'))}"
+        )
+        parts += [
+            f"## {feature['id']}: {feature['title']}",
+            f"{verdict}. Release lines: {cell(feature.get('lines'))}. {cell(feature.get('notes'))}",
+        ]
         if feature.get("settings"):
             parts.append(
                 table(
@@ -112,7 +126,9 @@ def features_page(catalog: dict[str, Any]) -> str:
                             setting.get("allowed") or setting.get("format"),
                             setting.get("default"),
                             setting.get("on_bad"),
-                            f"never: {cell(setting['never'])}" if setting.get("never") else ("yes" if setting.get("emit") else "left at its default"),
+                            f"never: {cell(setting['never'])}"
+                            if setting.get("never")
+                            else ("yes" if setting.get("emit") else "left at its default"),
                         )
                         for setting in feature["settings"]
                     ),
@@ -152,7 +168,15 @@ def tasks_page(catalog: dict[str, Any]) -> str:
 def constraints_page(catalog: dict[str, Any]) -> str:
     """All constraints between answers."""
     rows = (
-        (item["id"], item["severity"], item["kind"], item.get("answers"), item.get("message"), item.get("why"), item.get("todo"))
+        (
+            item["id"],
+            item["severity"],
+            item["kind"],
+            item.get("answers"),
+            item.get("message"),
+            item.get("why"),
+            item.get("todo"),
+        )
         for item in catalog["constraints"]
     )
     return (
@@ -196,7 +220,16 @@ def roles_page(catalog: dict[str, Any]) -> str:
 def ports_page(catalog: dict[str, Any]) -> str:
     """The port table."""
     rows = (
-        (port["group"], port["port"], port["protocol"], port["service"], port["tls"], port.get("purpose"), condition(port.get("applies_when")), port.get("source"))
+        (
+            port["group"],
+            port["port"],
+            port["protocol"],
+            port["service"],
+            port["tls"],
+            port.get("purpose"),
+            condition(port.get("applies_when")),
+            port.get("source"),
+        )
         for port in catalog["ports"]["ports"]
     )
     heading = table(("Group", "Port", "Protocol", "Service", "TLS", "Purpose", "Open when", "Source"), rows)

@@ -22,7 +22,9 @@ PLANS = ROOT / "tests" / "plans" / "valid"
 
 def rendered_tree(answers_file: Path, template: Path, scratch: Path) -> dict[str, str]:
     """Return {path: text} of what Copier renders from ``answers_file`` that is not a static file of the template."""
-    destination = render(scratch / answers_file.stem, yaml.safe_load(answers_file.read_text(encoding="utf-8")), template)
+    destination = render(
+        scratch / answers_file.stem, yaml.safe_load(answers_file.read_text(encoding="utf-8")), template
+    )
     found: dict[str, str] = {}
     for path in sorted(destination.rglob("*")):
         name = path.relative_to(destination).as_posix()

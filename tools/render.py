@@ -29,7 +29,13 @@ def snapshot(destination: Path, root: Path = ROOT, *, roles: bool = True) -> Pat
         source, target = root / name, destination / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".ansible", "__pycache__"))
+            shutil.copytree(
+                source,
+                target,
+                symlinks=True,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns(".ansible", "__pycache__"),
+            )
         else:
             shutil.copy2(source, target)
     if not roles:
@@ -40,9 +46,7 @@ def snapshot(destination: Path, root: Path = ROOT, *, roles: bool = True) -> Pat
 
 def render(destination: Path, answers: dict[str, Any], template: Path) -> Path:
     """Render ``answers`` into ``destination`` as a plain untrusted ``copier copy`` would; returns ``destination``."""
-    copier.run_copy(
-        str(template), destination, data=answers, defaults=True, overwrite=True, quiet=True, unsafe=False
-    )
+    copier.run_copy(str(template), destination, data=answers, defaults=True, overwrite=True, quiet=True, unsafe=False)
     return destination
 
 

@@ -20,7 +20,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("answers", "expected"), CASES, ids=[expected for _, expected in CASES])
-def test_plain_copy_is_stopped(answers: dict[str, Any], expected: str, copy: Callable[..., Path], tmp_path: Path) -> None:
+def test_plain_copy_is_stopped(
+    answers: dict[str, Any], expected: str, copy: Callable[..., Path], tmp_path: Path
+) -> None:
     destination = tmp_path / "repository"
     with pytest.raises(ValueError, match="(?s)" + expected):
         copy({**MINIMUM, **answers}, destination)
@@ -28,7 +30,13 @@ def test_plain_copy_is_stopped(answers: dict[str, Any], expected: str, copy: Cal
 
 
 def test_all_contradictions_are_named_at_once(copy: Callable[..., Path], tmp_path: Path) -> None:
-    answers = {**MINIMUM, "cache": "memory", "topology": "clustered", "tls_certificate_source": "self_signed", "sample_data": True}
+    answers = {
+        **MINIMUM,
+        "cache": "memory",
+        "topology": "clustered",
+        "tls_certificate_source": "self_signed",
+        "sample_data": True,
+    }
     with pytest.raises(ValueError, match="(?s)C02.*") as caught:
         copy(answers, tmp_path / "repository")
     assert all(code in str(caught.value) for code in ("C02", "C37", "D05"))

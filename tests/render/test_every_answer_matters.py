@@ -14,7 +14,9 @@ import yaml
 
 from tests.support import MINIMUM, renderer
 
-FLIPS: dict[str, list[dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "flips.yml").read_text(encoding="utf-8"))
+FLIPS: dict[str, list[dict[str, Any]]] = yaml.safe_load(
+    (Path(__file__).parent / "flips.yml").read_text(encoding="utf-8")
+)
 
 
 def flips() -> Iterator[tuple[str, dict[str, Any], Any]]:
@@ -70,14 +72,18 @@ def without_echo(files: dict[str, str]) -> dict[str, str]:
     """Drop what repeats the answers or is a function of them all: the answers in plan.yml, and digests."""
     kept = dict(files)
     kept.pop(".copier-answers.yml", None)
-    kept["plan.yml"] = re.sub(r'("?answers_digest"?: )"?[0-9a-f]{64}"?', r"\1-", kept["plan.yml"].split("\nanswers:")[0])
+    kept["plan.yml"] = re.sub(
+        r'("?answers_digest"?: )"?[0-9a-f]{64}"?', r"\1-", kept["plan.yml"].split("\nanswers:")[0]
+    )
     return kept
 
 
 CASES = list(flips())
 
 
-@pytest.mark.parametrize(("name", "base", "value"), CASES, ids=[f"{name}={str(value)[:40]}" for name, _, value in CASES])
+@pytest.mark.parametrize(
+    ("name", "base", "value"), CASES, ids=[f"{name}={str(value)[:40]}" for name, _, value in CASES]
+)
 def test_answer_changes_a_file(name: str, base: dict[str, Any], value: Any) -> None:
     before = rendered(yaml.safe_dump(base, sort_keys=True))
     changed = copy.deepcopy(base)

@@ -30,7 +30,9 @@ def run(directory: Path, *command: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [WHOLE, *(name for name in PLAN_NAMES if name != WHOLE)])
-def test_rendered_repository_is_clean(name: str, copy: Callable[..., Path], whole_template_dir: Path, tmp_path: Path) -> None:
+def test_rendered_repository_is_clean(
+    name: str, copy: Callable[..., Path], whole_template_dir: Path, tmp_path: Path
+) -> None:
     if name == WHOLE:
         whole = render(tmp_path / "whole", load_plan(name), whole_template_dir)
         git(whole, "init", "--quiet")

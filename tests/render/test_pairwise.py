@@ -73,12 +73,19 @@ def possible(row: list[dict[str, Any]]) -> bool:
     return not (clustered and merged.get("cache") == "memory")
 
 
-ROWS = [{**MINIMUM, **{k: v for choice in row for k, v in choice.items()}} for row in AllPairs(list(CHOICES.values()), filter_func=possible)]
+ROWS = [
+    {**MINIMUM, **{k: v for choice in row for k, v in choice.items()}}
+    for row in AllPairs(list(CHOICES.values()), filter_func=possible)
+]
 
 
 def label(row: dict[str, Any]) -> str:
     """A readable test id."""
-    short = [str(value) if not isinstance(value, list | dict) else key for key, value in row.items() if key not in MINIMUM and key != "roles"]
+    short = [
+        str(value) if not isinstance(value, list | dict) else key
+        for key, value in row.items()
+        if key not in MINIMUM and key != "roles"
+    ]
     return "+".join([*row["roles"], *short])[:90]
 
 
@@ -167,7 +174,11 @@ def check_requests(directory: Path, files: dict[str, str]) -> None:
     requests = [name for name in files if name.endswith(".cnf")]
     assert requests
     key = directory / "key.pem"
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)],
+        check=True,
+        capture_output=True,
+    )
     for name in requests:
         done = subprocess.run(
             ["openssl", "req", "-config", name, "-new", "-key", str(key), "-out", "/dev/null"],
@@ -177,6 +188,9 @@ def check_requests(directory: Path, files: dict[str, str]) -> None:
 
 
 def test_pairwise_set_is_fixed() -> None:
-    again = [{**MINIMUM, **{k: v for choice in row for k, v in choice.items()}} for row in AllPairs(list(CHOICES.values()), filter_func=possible)]
+    again = [
+        {**MINIMUM, **{k: v for choice in row for k, v in choice.items()}}
+        for row in AllPairs(list(CHOICES.values()), filter_func=possible)
+    ]
     assert yaml.safe_dump(again) == yaml.safe_dump(ROWS)
     assert len(ROWS) >= 40

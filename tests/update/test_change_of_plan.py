@@ -63,7 +63,12 @@ def test_edits_and_records_survive(released: ReleasedTemplate, tmp_path: Path, e
         (repository / name).write_text(text, encoding="utf-8")
     commit(repository, "our edits")
 
-    assert released.update(repository, {"web_portal": False, "concurrent_clients": 80, "environments": ["training", "production"]}) == []
+    assert (
+        released.update(
+            repository, {"web_portal": False, "concurrent_clients": 80, "environments": ["training", "production"]}
+        )
+        == []
+    )
 
     assert edited in document.read_text(encoding="utf-8")
     assert edited in readme.read_text(encoding="utf-8")
@@ -71,7 +76,9 @@ def test_edits_and_records_survive(released: ReleasedTemplate, tmp_path: Path, e
         assert (repository / name).read_text(encoding="utf-8") == text
 
 
-def test_option_off_removes_its_files_and_on_again_restores_sub_answers(released: ReleasedTemplate, tmp_path: Path) -> None:
+def test_option_off_removes_its_files_and_on_again_restores_sub_answers(
+    released: ReleasedTemplate, tmp_path: Path
+) -> None:
     answers = load_plan("district-ims-offline")
     repository = released.copy(tmp_path / "repository", answers)
     before = tree(repository)
@@ -108,7 +115,13 @@ def test_edit_of_one_host_does_not_drift_to_another(released: ReleasedTemplate, 
     assert changed != text
     inventory.write_text(changed, encoding="utf-8")
     commit(repository, "moved the application server")
-    first = {"name": "aaa-app", "environment": "production", "groups": ["icdr"], "address": "10.20.2.19", "internal_fqdn": "aaa.example.org"}
+    first = {
+        "name": "aaa-app",
+        "environment": "production",
+        "groups": ["icdr"],
+        "address": "10.20.2.19",
+        "internal_fqdn": "aaa.example.org",
+    }
     conflicts = released.update(repository, {"hosts": [first, *answers["hosts"]]})
     now = inventory.read_text(encoding="utf-8")
     if not conflicts:
@@ -142,7 +155,9 @@ def test_newer_template_version_keeps_edits(released: ReleasedTemplate, tmp_path
     assert yaml.safe_load((repository / ".copier-answers.yml").read_text(encoding="utf-8"))["_commit"] == "v1.1.0"
 
 
-def test_same_line_edited_by_both_is_an_inline_conflict(released: ReleasedTemplate, tmp_path: Path, edited: str) -> None:
+def test_same_line_edited_by_both_is_an_inline_conflict(
+    released: ReleasedTemplate, tmp_path: Path, edited: str
+) -> None:
     repository = released.copy(tmp_path / "repository", load_plan("emr-clinic"))
     document = repository / "docs" / "business-continuity.md"
     lines = document.read_text(encoding="utf-8").splitlines()

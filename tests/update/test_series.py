@@ -32,7 +32,18 @@ ANSWER_CHANGES: list[dict[str, Any]] = [
     {"roles": ["mfr"]},
     {"offline": True},
     {"mfa": "optional"},
-    {"identity_domains": [{"name": "Licence", "namespace_id": "LIC", "oid": "2.16.840.1.113883.3.9.4", "url": "https://id.example.org/lic", "purpose": "licensing", "scope": ["Place"]}]},
+    {
+        "identity_domains": [
+            {
+                "name": "Licence",
+                "namespace_id": "LIC",
+                "oid": "2.16.840.1.113883.3.9.4",
+                "url": "https://id.example.org/lic",
+                "purpose": "licensing",
+                "scope": ["Place"],
+            }
+        ]
+    },
     {"languages": ["en", "fr"]},
 ]
 EDITABLE = [
@@ -45,7 +56,11 @@ EDITABLE = [
     "docs/runbooks/backup-and-restore.md",
     "checklists/4-deployment.md",
 ]
-OWN = ["records/project/PLN-10.yml", "records/production/DEP-79.yml", "inventories/production/group_vars/all/90-local.yml"]
+OWN = [
+    "records/project/PLN-10.yml",
+    "records/production/DEP-79.yml",
+    "inventories/production/group_vars/all/90-local.yml",
+]
 
 STEP = st.one_of(
     st.tuples(st.just("answers"), st.integers(0, len(ANSWER_CHANGES) - 1)),
@@ -72,13 +87,17 @@ def insert_line(path: Path, line: str, place: int) -> None:
 
 def resolve(path: Path) -> None:
     """Settle conflicts as a careful person would who keeps both sides."""
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"(<{7}|={7}|>{7})( |$)", line)]
+    kept = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"(<{7}|={7}|>{7})( |$)", line)
+    ]
     path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
 @pytest.mark.slow
 @seed(20261121)
-@settings(max_examples=6, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=6, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 @given(steps=st.lists(STEP, min_size=4, max_size=7))
 def test_no_edit_is_silently_gone(steps: list[tuple[Any, ...]]) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="santescaffold-series-"))
