@@ -21,7 +21,7 @@ def icdr_thumbprints(files: list[Any], purpose: str) -> dict[str, str]:
         prefix = f"{purpose}_" if purpose else ""
         match = _PEM.search(base64.b64decode(file["content"]).decode(errors="replace"))
         if match and entry.startswith(prefix):
-            found[entry[len(prefix) :]] = hashlib.sha1(base64.b64decode(match[1])).hexdigest().upper()  # noqa: S324
+            found[entry[len(prefix) :]] = hashlib.sha1(base64.b64decode(match[1])).hexdigest().upper()
     return found
 
 

@@ -57,7 +57,10 @@ def icdr_hardening_commands(wanted: dict[str, Any]) -> list[dict[str, str]]:
     commands = _Commands()
     used = {str(item["name"]): str(item["secret"]) for item in wanted["used"]}
     denied = wanted["denied_policy"]
-    for name in [*wanted["published_applications"], *(name for name in used if name not in wanted["published_applications"])]:
+    for name in [
+        *wanted["published_applications"],
+        *(name for name in used if name not in wanted["published_applications"]),
+    ]:
         who = _name(name)
         if name == wanted["console_application"]:
             continue
@@ -81,10 +84,15 @@ def icdr_hardening_commands(wanted: dict[str, Any]) -> list[dict[str, str]]:
         grants = "".join(f" -g {_quoted(oid)}" for oid in group.get("policies") or [])
         if group["name"] in wanted["published_roles"]:
             for oid in group.get("policies") or []:
-                commands.add(f"policy {oid} of group {group['name']}", f"policy.assign -r {_name(group['name'])} -p {_quoted(oid)} -e 2")
+                commands.add(
+                    f"policy {oid} of group {group['name']}",
+                    f"policy.assign -r {_name(group['name'])} -p {_quoted(oid)} -e 2",
+                )
             continue
         title = group.get("title") or group["name"]
-        commands.add(f"group {group['name']}", f"role.add -r {_name(group['name'])} -n {_quoted(title)}{grants}", _EXISTS)
+        commands.add(
+            f"group {group['name']}", f"role.add -r {_name(group['name'])} -n {_quoted(title)}{grants}", _EXISTS
+        )
     for partner in wanted["partners"]:
         for kind in ("application", "device"):
             name, secret = partner.get(kind), partner.get(f"{kind}_secret")
@@ -103,7 +111,9 @@ def icdr_hardening_commands(wanted: dict[str, Any]) -> list[dict[str, str]]:
         for scope in domain.get("scope") or []:
             line += f" -s {_quoted(scope)}"
         # The flag stands last: followed by a word, the console would take that for its value.
-        commands.add(f"identity domain {domain['namespace_id']}", line + (" -q" if domain.get("unique") else ""), _EXISTS)
+        commands.add(
+            f"identity domain {domain['namespace_id']}", line + (" -q" if domain.get("unique") else ""), _EXISTS
+        )
     for user in wanted["users"]:
         name = _name(user["username"])
         line = f"user.add {name} -r {_quoted(user.get('group') or 'USERS')} -p {_quoted(_random())}"
@@ -111,10 +121,12 @@ def icdr_hardening_commands(wanted: dict[str, Any]) -> list[dict[str, str]]:
         commands.add(f"user {user['username']}", line, _EXISTS, f"user.add {user['username']}")
         commands.add(f"lock of user {user['username']}", f"user.lock {name} -l", "", f"first lock {user['username']}")
     password = wanted["administrator_password"]
-    commands.add("password of Administrator", f"user.password \"Administrator\" -p {_quoted(password)}")
+    commands.add("password of Administrator", f'user.password "Administrator" -p {_quoted(password)}')
     console = _name(wanted["console_application"])
     commands.add("grant of the console", f"application.grant {console} -p {_quoted(denied)} -g DENY")
-    commands.add("secret of the console", f"application.secret {console} -s {_quoted(used[wanted['console_application']])}")
+    commands.add(
+        "secret of the console", f"application.secret {console} -s {_quoted(used[wanted['console_application']])}"
+    )
     return commands.all
 
 
@@ -142,7 +154,9 @@ def icdr_hardening_results(said: str, commands: list[dict[str, str]]) -> dict[st
             failed.append(f"{command['id']}: the console never came to it")
             continue
         left = [
-            line for line in troubles[number] if not (command["accept"] and re.search(command["accept"], line, re.IGNORECASE))
+            line
+            for line in troubles[number]
+            if not (command["accept"] and re.search(command["accept"], line, re.IGNORECASE))
         ]
         if left:
             failed.append(f"{command['id']}: {_masked(left[0])}")
