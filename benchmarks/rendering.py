@@ -112,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         ratio = ours / theirs
         within &= ratio <= TRIVIAL_BUDGET
         print(
-            f"demoland-mpi: {files} files, {size / 1024:.0f} KiB: {ours:.2f} s; trivial template of the same files: {theirs:.2f} s; ratio {ratio:.2f}"
+            f"demoland-mpi: {files} files, {size / 1024:.0f} KiB: {ours:.2f} s; "
+            f"trivial template of the same files: {theirs:.2f} s; ratio {ratio:.2f}"
         )
         few, many = with_sites(10, scratch / "few.yml"), with_sites(1000, scratch / "many.yml")
         ten, thousand = compare(scratch / "b", arguments.runs, (template, few), (template, many))

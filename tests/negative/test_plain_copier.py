@@ -37,7 +37,7 @@ def test_all_contradictions_are_named_at_once(copy: Callable[..., Path], tmp_pat
         "tls_certificate_source": "self_signed",
         "sample_data": True,
     }
-    with pytest.raises(ValueError, match="(?s)C02.*") as caught:
+    with pytest.raises(ValueError, match=r"(?s)C02.*") as caught:
         copy(answers, tmp_path / "repository")
     assert all(code in str(caught.value) for code in ("C02", "C37", "D05"))
 
