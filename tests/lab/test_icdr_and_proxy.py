@@ -263,7 +263,8 @@ def test_who_comes_in_by_https(site: Site) -> None:
 def test_a_forged_certificate_header_does_not_reach_the_application(site: Site) -> None:
     sink = (
         "import socket\ns = socket.create_server(('', 8080))\nwhile True:\n c, _ = s.accept()\n"
-        " open('/root/heads', 'ab').write(c.recv(65536))\n c.sendall(b'HTTP/1.1 204 No Content\\r\\nConnection: close\\r\\n\\r\\n')\n c.close()\n"
+        " open('/root/heads', 'ab').write(c.recv(65536))\n c.sendall(b'HTTP/1.1 204 No Content\\r\\n"
+        "Connection: close\\r\\n\\r\\n')\n c.close()\n"
     )
     for name in ("app1", "app2"):
         host = site.lab[name]
