@@ -65,7 +65,8 @@ def test_edits_and_records_survive(released: ReleasedTemplate, tmp_path: Path, e
 
     assert (
         released.update(
-            repository, {"web_portal": False, "concurrent_clients": 80, "environments": ["training", "production"]}
+            repository,
+            {"web_portal": False, "concurrent_clients": 80, "environments": ["training", "staging", "production"]},
         )
         == []
     )
