@@ -195,7 +195,8 @@ def commands(
             if not (playbooks / f"{entry['playbook']}.yml").is_file():
                 continue
             hit, tags = _hit(entry, environment, changed, files)
-            limit = _limit(entry["hosts"], was, now, hit, fresh)
+            follows = hit or entry.get("follows_hosts", True)
+            limit = _limit(entry["hosts"], was, now, hit, fresh) if follows else None
             if first and not own:
                 own.append(_command(environment, "site", [], [], "everything"))
             if first or limit is None:

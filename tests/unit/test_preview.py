@@ -34,7 +34,7 @@ def test_a_feature_goes_with_its_answer() -> None:
     assert {entry["id"] for entry in found["answers"]} == {"cache"}
     changed = {(entry["environment"], entry["id"]) for entry in found["variables"]}
     assert {("production", "SDB_FEATURE"), ("staging", "SDB_REDIS_SERVER")} <= changed
-    assert not [entry for entry in found["ports"]["added"]]
+    assert not found["ports"]["added"]
     assert {entry["service"] for entry in found["ports"]["removed"]} == {"redis"}
 
 
@@ -185,8 +185,10 @@ def test_every_rendered_group_variable_belongs_to_a_playbook() -> None:
     """A variable nobody's rule knows would change machines without a command that says so."""
     import fnmatch
 
-    quiet = re.compile(r"santedb_(project|project_slug|organization|country_code|environment_name|production|topology|hosting|"
-                       r"role_ids|public_url|existing_services|maintenance_window|outbound)$")  # fmt: skip
+    quiet = re.compile(
+        r"santedb_(project|project_slug|organization|country_code|environment_name|production|topology|hosting|"
+        r"role_ids|public_url|existing_services|maintenance_window|outbound)$"
+    )
     patterns = [pattern for entry in COMMANDS for rule in entry["rules"] for pattern in rule.get("variables", [])]
     rendered = renderer().render(load_plan("island-shr-clustered"))
     names = {

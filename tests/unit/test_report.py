@@ -113,8 +113,8 @@ def test_the_page_needs_no_network_and_is_accessible(repository: Path) -> None:
 def test_progress_blocks_waivers_and_history(repository: Path) -> None:
     sign(repository, "project", "PLN-62", by="Lucia <b>Ferreira</b>")
     sign(
-        repository, "project", "PLN-66", decision="waived", reason="The law comes into force in June", expires="2026-12-15",
-        approved_by="Amina Okello",
+        repository, "project", "PLN-66", decision="waived", reason="The law comes into force in June",
+        expires="2026-12-15",        approved_by="Amina Okello",
     )  # fmt: skip
     sign(repository, "project", "PLN-67", answers_digest="0" * 64)
     data = gather(Repository(repository), now=NOW)

@@ -474,7 +474,7 @@ SECTIONS = {
 
 @pytest.mark.slow
 def test_predictions_of_the_real_template(released: ReleasedTemplate, tmp_path: Path) -> None:
-    """Several changes in a row: what plan says of answers, hosts, certificates, tasks and records is what comes true."""
+    """Several changes in a row: what plan says of answers, hosts, certificates, tasks, records is what comes true."""
     repository = released.copy(tmp_path / "repository", load_plan("demoland-mpi"))
     before_plan = Repository(repository).plan
     task = next(
