@@ -7,7 +7,6 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +221,8 @@ def test_only_the_plans_hosts_and_only_over_tls(site: Site) -> None:
         host: str, parameters: str, user: str = "santedb", word: str = password, database: str = "santedb"
     ) -> Any:
         return site.host(host).ssh(
-            f"PGPASSWORD={word} psql -XAtq 'host=db1.lab.example.org hostaddr=10.77.0.11 user={user} dbname={database} {parameters}'"
+            f"PGPASSWORD={word} psql -XAtq 'host=db1.lab.example.org hostaddr=10.77.0.11"
+            f" user={user} dbname={database} {parameters}'"
             " -c 'SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()'",
             check=False,
         )
@@ -312,7 +312,8 @@ def test_backup_is_made_copied_and_watched(saved: Site) -> None:
     )
     assert "cipher-pass" not in saved.host("db1").ssh("cat /etc/pgbackrest.conf").stdout
     # the keys that deliver can do nothing else
-    refused = saved.host("app").ssh("ssh -o UserKnownHostsFile=/etc/santedb/backup/known_hosts -i /etc/santedb/backup/id_ed25519 "
+    refused = saved.host("app").ssh("ssh -o UserKnownHostsFile=/etc/santedb/backup/known_hosts "
+                                    "-i /etc/santedb/backup/id_ed25519 "
                                     "santedb-backup@10.77.0.14 'rm -rf incoming'", check=False)  # fmt: skip
     assert "refused" in refused.stderr
 
@@ -371,7 +372,8 @@ def test_dumps_instead_and_the_log_ends(saved: Site) -> None:
     assert code == 0, text[-6000:]
     assert evidence["servers"][0]["mode"] == "dump"
     saved.host("ops").ssh(
-        "f=$(ls -d /var/lib/santedb-backup/incoming/db1/*/database-00-* | tail -1); printf x | dd of=$f bs=1 seek=900 conv=notrunc"
+        "f=$(ls -d /var/lib/santedb-backup/incoming/db1/*/database-00-* | tail -1);"
+        " printf x | dd of=$f bs=1 seek=900 conv=notrunc"
     )
     code, text, evidence = drill(saved, label="drill of a damaged dump")
     assert code != 0
