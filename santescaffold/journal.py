@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -81,17 +82,29 @@ def prepare(scratch: Path, root: Path, changes: dict[str, Path | None]) -> None:
 
 
 def carry_out(scratch: Path, lock: Lock | None = None) -> None:
-    """Put the staged files in place in a process of their own; raises Failed when it had to take everything back."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", __file__, str(scratch)],
-        check=False,
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        pass_fds=(lock.descriptor,) if lock else (),
-    )
-    if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+    """Put the staged files in place in a process of their own; raises Failed when it had to take everything back.
+
+    An interruption waits until it is over: it takes a moment, and half of it must never be seen.
+    """
+    waiting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", __file__, str(scratch)],
+            check=False,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            pass_fds=(lock.descriptor,) if lock else (),
+        )
+        if done.returncode and not (scratch / "done.json").is_file():
+            if (scratch / "journal.json").is_file():
+                take_back(scratch)
+            raise Failed((done.stderr.strip().splitlines() or ["the process was killed"])[-1])
+        while signal.sigpending() & waiting:
+            signal.sigwait(waiting)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def apply(scratch: Path) -> None:

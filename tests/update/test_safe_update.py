@@ -382,6 +382,35 @@ def test_a_step_that_fails_is_taken_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert not journal.recover(scratch)
 
 
+def test_an_interruption_waits_for_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while files are put in place comes too late, and does not stop half-way."""
+    scratch, _ = prepared(tmp_path / "root")
+    real = subprocess.run
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    journal.carry_out(scratch)
+    assert (scratch / "done.json").is_file()
+    assert (tmp_path / "root" / "added").read_text() == "new-3\n"
+
+
+def test_the_process_that_puts_files_in_place_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, before = prepared(tmp_path / "root")
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        die_at(4, scratch)
+        return subprocess.CompletedProcess(arguments, -9, "", "")
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(journal.Failed, match="killed"):
+        journal.carry_out(scratch)
+    assert content(tmp_path / "root") == before
+
+
 # --- no space
 
 
