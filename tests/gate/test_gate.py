@@ -225,3 +225,27 @@ def test_plan_of_the_table_has_the_shape_of_a_plan() -> None:
 
     plan = records.read_plan(str(HERE / "plan.yml"), ["gates"])
     jsonschema.validate(plan["gates"], schema["properties"]["gates"])
+
+
+@pytest.mark.slow
+def test_limit_does_not_leave_the_gate_out(tmp_path: Path) -> None:
+    root = repository({"valid": "none"}, tmp_path)
+    arguments = (
+        "-i",
+        "inventories/production",
+        "-e",
+        "environment_name=production",
+        "-e",
+        "deployed_by=Efua",
+        "--limit",
+        "p1",
+    )
+    refused = play(root, "site", *arguments)
+    assert refused.returncode != 0
+    assert "production is not deployed; 2 findings:" in refused.stdout
+    assert "proxy_open=" not in refused.stdout
+    lay_out({}, root)
+    done = play(root, "site", *arguments)
+    assert done.returncode == 0, done.stdout
+    assert "proxy_open=True" in done.stdout
+    assert len(list((root / "records" / "production" / "releases").glob("*.yml"))) == 1
