@@ -17,6 +17,18 @@ COMMON_PORTS = [21, 22, 23, 25, 53, 80, 110, 111, 139, 143, 389, 443, 445, 514, 
                 9187, 9200, 11211, 11514, 11515, 12100, 15672, 18080, 25672, 27017]  # fmt: skip
 
 
+# Without a host of this group there is nothing to look at, and nothing holds.
+NEEDS = {
+    **dict.fromkeys(["DEP-12", "DEP-13", "DEP-15"], "database"),
+    **dict.fromkeys(
+        ["DEP-16", "DEP-18", "DEP-26", "DEP-28", "DEP-31", "DEP-32", "DEP-34", "DEP-41", "DEP-44", "DEP-45"], "icdr"
+    ),
+    **dict.fromkeys(["DEP-46", "DEP-64", "DEP-71", "DEP-50", "DEP-51", "DEP-53", "DEP-54", "DEP-55", "DEP-60"], "icdr"),
+    **dict.fromkeys(["DEP-40", "DEP-43", "DEP-48"], "proxy"),
+    **dict.fromkeys(["DEP-01", "DEP-02", "DEP-04", "DEP-07", "DEP-11", "DEP-21", "DEP-49", "DEP-99", "ROL-50"], "all"),
+}
+
+
 class Cannot(Exception):
     """The check could not be made; the text says why."""
 
@@ -51,7 +63,7 @@ class Context:
         """Take what the play gathered."""
         self.given, self.root, self.environment = given, given["root"], given["environment"]
         with open(os.path.join(self.root, "plan.yml"), encoding="utf-8") as stream:
-            self.plan = yaml.load(stream, Loader)  # noqa: S506 (a safe loader)
+            self.plan = yaml.load(stream, Loader)
         self.answers = self.plan.get("answers") or {}
         self.groups = given["groups"]
         self.seen = given["seen"]
@@ -65,7 +77,7 @@ class Context:
             if os.path.basename(path).startswith("vault"):
                 continue
             with open(path, encoding="utf-8") as stream:
-                found.update(yaml.load(stream, Loader) or {})  # noqa: S506 (a safe loader)
+                found.update(yaml.load(stream, Loader) or {})
         return found
 
     def hosts(self, group="all"):
@@ -637,8 +649,9 @@ def pruned(it):
     """A job covers the log folder."""
     problems = []
     for host in it.hosts("icdr"):
-        text = it.look(host, "texts", "/etc/tmpfiles.d/host-baseline.conf")
-        if "santedb" not in text:
+        it.look(host, "commands", "size")
+        text = it.seen[host]["texts"].get("/etc/tmpfiles.d/host-baseline.conf")
+        if "santedb" not in (text or ""):
             problems.append(
                 fault(
                     "No job deletes old logs of SanteDB",
@@ -780,6 +793,8 @@ def datasets(it):
 def cache(it):
     """Cache type follows topology and Redis requires authentication."""
     problems = []
+    if it.answers.get("cache") == "redis" and not it.hosts("cache"):
+        raise Cannot("the environment has no host in the group cache")
     for host in it.hosts("cache"):
         answer = it.look(host, "exchanges", "cache")
         if not answer.get("connected"):
@@ -1399,6 +1414,9 @@ def verify_check(given, tasks):
         try:
             if reason:
                 raise Cannot(reason)
+            group = NEEDS.get(task["id"])
+            if group and not it.hosts(group):
+                raise Cannot(f"the environment has no host in the group {group}")
             if task["id"] not in CHECKS:
                 raise Cannot("no check is written for it")
             found = CHECKS[task["id"]](it)
@@ -1412,9 +1430,10 @@ def verify_check(given, tasks):
     return results
 
 
-def verify_wanted(plan_text, stage, only):
+def verify_wanted(path, stage, only):
     """Return the automatic tasks of the plan for this stage."""
-    tasks = (yaml.load(plan_text, Loader) or {}).get("tasks") or []  # noqa: S506 (a safe loader)
+    with open(path, encoding="utf-8") as stream:
+        tasks = (yaml.load(stream, Loader) or {}).get("tasks") or []
     found = [task for task in tasks if task["verify"] == "auto" and (stage == "all" or task["gate_stage"] == stage)]
     return [task for task in found if not only or task["id"] in only]
 
@@ -1448,9 +1467,37 @@ def verify_scan(host, hostvars, groups, ports, scanners):
     return found
 
 
+def verify_gather(groups, hostvars, names):
+    """Return what the hosts kept of what was seen, by kind and host."""
+    hosts = sorted(name for name in groups["all"] if name not in (groups.get("gateway") or []))
+    found = {"groups": {name: list(groups.get(name) or []) for name in names}, "hosts": hosts}
+    found["groups"]["all"] = hosts
+    kinds = {
+        "seen": "verify_seen",
+        "trouble": "verify_trouble",
+        "scanned": "verify_scanned",
+        "arrived": "verify_arrived",
+    }
+    kinds |= {"scan_trouble": "verify_scan_trouble", "icdr_roles": "icdr_role"}
+    for kind, variable in kinds.items():
+        found[kind] = {}
+        for host in [*hosts, "localhost"]:
+            values = hostvars[host]
+            if variable in values:
+                found[kind][host] = values[variable]
+    first = next(iter(groups.get("icdr") or []), None)
+    found["identities"] = hostvars[first].get("verify_identities") or {} if first else {}
+    return found
+
+
 class FilterModule:
     """The filters of this role."""
 
     def filters(self):
         """Return them by name."""
-        return {"verify_check": verify_check, "verify_wanted": verify_wanted, "verify_scan": verify_scan}
+        return {
+            "verify_check": verify_check,
+            "verify_wanted": verify_wanted,
+            "verify_scan": verify_scan,
+            "verify_gather": verify_gather,
+        }

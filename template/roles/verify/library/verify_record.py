@@ -81,6 +81,22 @@ def put(path, text):
     return True
 
 
+OWN = "verify playbook"
+
+
+def standing(path):
+    """Return (whether there is a record, whether this module wrote it, the answers it was given for)."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except FileNotFoundError:
+        return False, False, ""
+    found = dict(
+        line.partition(": ")[::2] for line in text.splitlines() if ": " in line and not line.startswith(("#", " "))
+    )
+    return True, found.get("by", "").strip("\"'").startswith(OWN), found.get("answers_digest", "").strip("\"'")
+
+
 def yaml_of(head, values):
     """Return YAML of which each value is JSON on its line."""
     lines = [head, "---"]
@@ -110,12 +126,19 @@ def main():
     moment = datetime.datetime.now(datetime.timezone.utc)
     # As the other writers of records and the gate that reads them: the day where Ansible runs.
     today, tasks = datetime.date.today().isoformat(), {task["id"]: task for task in given["tasks"]}
-    changed, written = False, []
+    changed, written, withdrawn = False, [], []
     for result in given["results"]:
         task = tasks[result["task"]]
-        if result["status"] != "done" or not given["write"]:
-            continue
         place = "project" if task["scope"] == "project" else environment
+        path = os.path.join(root, place, f"{task['id']}.yml")
+        there, own, digest = standing(path)
+        if result["status"] == "failed" and own and given["write"]:
+            # What this module said no longer holds; Git keeps it. What people signed is theirs.
+            os.unlink(path)
+            changed = True
+            withdrawn.append(task["id"])
+        if result["status"] != "done" or not given["write"] or (there and not own and digest == task["answers_digest"]):
+            continue
         evidence = os.path.join("records", environment, "evidence", f"{task['id']}-{today}.yml")
         body = {
             "task": task["id"], "environment": environment, "checked": task["verify_how"] or task["title"], "result": "holds",
@@ -126,14 +149,13 @@ def main():
         record = {
             "task": task["id"],
             "decision": "done",
-            "by": f"verify playbook, run by {given['by']}",
+            "by": f"{OWN}, run by {given['by']}",
             "team_role": task["owner"],
             "on": today,
         }
         record |= {"evidence": evidence, "answers_digest": task["answers_digest"]}
         if task["scope"] != "project":
             record["environment"] = environment
-        path = os.path.join(root, place, f"{task['id']}.yml")
         changed |= put(path, yaml_of(f"# Checked by machine: {task['title']}", record))
         written.append(os.path.relpath(path, repository))
     report = os.path.join(root, environment, "evidence", f"verify-{today}.yml")
@@ -144,6 +166,8 @@ def main():
             {"task": result["task"], "title": tasks[result["task"]]["title"], **({"problems": result["problems"]} if status == "failed" else {"why": result["reason"]})}
             for result in sorted(given["results"], key=lambda result: result["task"]) if result["status"] == status
         ]  # fmt: skip
+    if withdrawn:
+        summary["withdrawn"] = withdrawn
     changed |= put(
         report,
         yaml_of(
