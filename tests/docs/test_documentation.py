@@ -1,0 +1,240 @@
+"""The documentation does what it says: its commands run, its links lead somewhere, what it names exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from santescaffold.cli import VERBS
+from tests.support import GIT_ENVIRONMENT, ROOT, commit, git
+from tools.mkdocs_hooks import on_page_markdown
+from tools.render import snapshot
+
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "reference" not in page.relative_to(DOCS).parts)
+WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+URL = "https://github.com/santescaffold/santescaffold"
+STARTS_EMPTY = {"tutorial.md"}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def runnable(page: Path) -> list[str]:
+    """Return the blocks of a page that a test runs, in order."""
+    return [body for _, info, body in FENCE.findall(page.read_text(encoding="utf-8")) if info == "sh run"]
+
+
+RUN = [page for page in PAGES if runnable(page)]
+
+
+def without_fences(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def shell_words(text: str) -> str:
+    """Return what a page shows as commands: its fenced shell and its inline code."""
+    fences = [body for _, info, body in FENCE.findall(text) if info.startswith("sh")]
+    return "\n".join([*fences, *re.findall(r"`([^`\n]+)`", without_fences(text))])
+
+
+# ---- commands
+
+
+@pytest.fixture(scope="session")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the project's public address leads to a release of the working tree."""
+    home = tmp_path_factory.mktemp("documentation")
+    project = snapshot(home / "project", ROOT)
+    (project / "tests").mkdir(exist_ok=True)
+    shutil.copytree(ROOT / "tests/plans", project / "tests/plans", dirs_exist_ok=True)
+    git(project, "init", "--quiet", "--initial-branch", "main")
+    commit(project, "v1.0.0")
+    git(project, "tag", "v1.0.0")
+    settings = home / "settings.yml"
+    settings.write_text("{}\n", encoding="utf-8")
+    return {
+        **GIT_ENVIRONMENT,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "COPIER_SETTINGS_PATH": str(settings),
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": f"url.{project}.insteadOf",
+        "GIT_CONFIG_VALUE_0": URL,
+        "GIT_CONFIG_KEY_1": f"url.{project}.insteadOf",
+        "GIT_CONFIG_VALUE_1": f"{URL}.git",
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture(scope="session")
+def demoland(surroundings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demoland's deployment repository, as a reader has it after the tutorial's first half. Copied, never written to."""
+    home = tmp_path_factory.mktemp("demoland")
+    answers = ROOT / "tests/plans/valid/demoland-mpi.yml"
+    shell(f"santescaffold new registry --answers {answers}", home, surroundings)
+    return home / "registry"
+
+
+def shell(script: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run a script as one shell that stops at the first command that fails."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=directory, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script}\nends with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_commands_run_in_order(
+    page: Path, surroundings: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    script = "\n".join(runnable(page))
+    start = tmp_path / "work"
+    if page.name in STARTS_EMPTY:
+        start.mkdir()
+    else:
+        start = start / "registry"
+        shutil.copytree(request.getfixturevalue("demoland"), start)
+    said = shell(script, start, surroundings)
+    assert "Traceback" not in said
+    repository = start if start.name == "registry" else start / "registry"
+    assert git(repository, "status", "--porcelain") == "", "the page leaves something uncommitted"
+
+
+def test_the_conflict_of_the_how_to_is_one(surroundings: dict[str, str], demoland: Path, tmp_path: Path) -> None:
+    """Resolving a conflict is shown on a real one."""
+    blocks = runnable(DOCS / "how-to/resolve-a-conflict.md")
+    shutil.copytree(demoland, tmp_path / "registry")
+    said = shell("\n".join(blocks[:2]), tmp_path / "registry", surroundings)
+    assert "docs/current-state.md" in said.splitlines()
+    assert "<<<<<<<" in (tmp_path / "registry/docs/current-state.md").read_text(encoding="utf-8")
+    shell(blocks[2], tmp_path / "registry", surroundings)
+    text = (tmp_path / "registry/docs/current-state.md").read_text(encoding="utf-8")
+    assert "- Organization: the Ministry, Directorate of Registries\n" in text
+    assert not re.search("^(<<<<<<<|=======|>>>>>>>)", text, re.MULTILINE)
+
+
+def test_enough_is_run() -> None:
+    assert len(RUN) >= 10
+    for page in WRITTEN:
+        for _, info, _ in FENCE.findall(page.read_text(encoding="utf-8")):
+            assert info in ("sh", "sh run", "text", "yaml", "markdown", ""), f"{name_of(page)}: {info}"
+
+
+# ---- what is named exists
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_verbs_and_their_options_exist(page: Path) -> None:
+    from santescaffold.cli import Verbs, main
+
+    shown = shell_words(page.read_text(encoding="utf-8"))
+    assert isinstance(main, Verbs)
+    for line in re.sub(r"\\\n\s*", " ", shown).splitlines():
+        for verb, rest in re.findall(r"(?<![\w/.-])santescaffold ([a-z-]+)([^|;&]*)", line):
+            assert verb in VERBS, f"santescaffold {verb}"
+            command: Any = main.get_command(None, verb)  # type: ignore[arg-type]
+            known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+            for option in re.findall(r"(?<!\S)(--[a-z][a-z-]*)", rest):
+                assert option in known | {"--help"}, f"santescaffold {verb} {option}"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_make_targets_exist(page: Path) -> None:
+    ours = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    theirs = re.findall(r"^([a-z-]+):", (ROOT / "template/Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = shell_words(page.read_text(encoding="utf-8"))
+    for words in re.findall(r"(?:^|\s)make((?: [a-z-]+)+)(?=\s|$)", shown, re.MULTILINE):
+        for target in words.split():
+            known = {*ours, *theirs} if page.parent == ROOT else set(theirs)
+            assert target in known, f"make {target}"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_files_of_the_repository_that_are_named_exist(page: Path, template_dir: Path) -> None:
+    for path in re.findall(
+        r"`((?:docs|checklists|certificates|playbooks)/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8")
+    ):
+        rendered = template_dir / "template" / path
+        assert (ROOT / path).exists() or rendered.exists() or rendered.with_name(f"{rendered.name}.jinja").exists(), (
+            path
+        )
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_ids_that_are_named_exist(page: Path) -> None:
+    import json
+
+    catalog = json.loads((ROOT / "catalog/catalog.json").read_text(encoding="utf-8"))
+    tasks = {task["id"] for phase in catalog["phases"] for group in phase["groups"] for task in group["tasks"]}
+    constraints = {constraint["id"] for constraint in catalog["constraints"]}
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"\b(?:INF|PLN|DEV|DEP|ROL)-\d+\b", text)) <= tasks
+    assert set(re.findall(r"\bexplain (C\d\d)\b", text)) <= constraints
+    for name in re.findall(r"--set '?([a-z_]+)=", text):
+        assert name in catalog["questions"], name
+
+
+# ---- links and the site
+
+
+def anchors(page: Path) -> Iterator[str]:
+    for title in re.findall(r"^#+ (.+)$", without_fences(page.read_text(encoding="utf-8")), re.MULTILINE):
+        yield re.sub(r"[\s_]+", "-", re.sub(r"[^\w\s-]", "", title.lower())).strip("-")
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(page.read_text(encoding="utf-8"))):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed: list[str] = []
+
+    def collect(entry: Any) -> None:
+        for value in entry if isinstance(entry, list) else entry.values():
+            collect(value) if isinstance(value, list | dict) else listed.append(value)
+
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    collect(settings["nav"])
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="MkDocs is missing: pip install '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, check=False, text=True, capture_output=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "sh run" not in text
+        assert not re.search(r"""<(?:script|img|iframe)[^>]*\bsrc=["']?(?:https?:)?//""", text), page
+        assert not re.search(r"""<link[^>]*rel=["']?stylesheet[^>]*href=["']?(?:https?:)?//""", text), page
+
+
+def test_the_mark_of_run_blocks_is_not_shown() -> None:
+    assert on_page_markdown("```sh run\nls\n```") == "```sh\nls\n```"
