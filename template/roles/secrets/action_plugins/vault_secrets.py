@@ -45,9 +45,14 @@ def alphabet(text: str) -> str:
     return characters
 
 
+def is_symbol(character: str) -> bool:
+    """Return whether SanteDB's password expressions count it as a symbol: neither letter, digit nor underscore."""
+    return not (character.isalnum() or character == "_")
+
+
 def strong(characters: str, length: int) -> str:
-    """Return a random text of that length with a lower-case letter, a capital and a digit where the alphabet has them."""
-    kinds = [kind for kind in (str.islower, str.isupper, str.isdigit) if any(kind(one) for one in characters)]
+    """Return a random text of that length with a lower-case letter, a capital, a digit and a symbol where the alphabet has them."""
+    kinds = [kind for kind in (str.islower, str.isupper, str.isdigit, is_symbol) if any(kind(one) for one in characters)]
     while True:
         text = "".join(secrets.choice(characters) for _ in range(length))
         # Command lines take what begins with a hyphen for an option.
