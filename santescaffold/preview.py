@@ -181,10 +181,11 @@ def commands(
 ) -> list[dict[str, Any]]:
     """Return the smallest safe commands that bring the machines to the new plan, in order.
 
-    A limit always names localhost too: the gate runs there, and a limit without it would pass the gate by.
+    Production comes last. A limit always names localhost too: the gate runs there, and a limit without it would pass
+    the gate by.
     """
     found: list[dict[str, Any]] = []
-    for environment, now in after.items():
+    for environment, now in sorted(after.items(), key=lambda entry: entry[0] == "production"):
         was = before.get(environment)
         first = was is None
         was = was or {"group_vars": {}, "hosts": {}, "groups": {}}

@@ -176,6 +176,15 @@ def test_a_new_environment_is_deployed_whole(playbooks: Path) -> None:
     assert proposed({}, inventory(), playbooks) == [("site", "", ""), ("verify", "", "")]
 
 
+def test_production_comes_last(playbooks: Path) -> None:
+    before = {"production": inventory()["production"], "staging": inventory()["production"]}
+    changed = inventory(cache={"cache_enabled": False})["production"]
+    found = preview.commands(
+        before, {"production": changed, "staging": changed}, {}, {"commands": {"commands": COMMANDS}}, playbooks
+    )
+    assert [entry["environment"] for entry in found] == ["staging", "staging", "production", "production"]
+
+
 def test_playbooks_this_version_lacks_are_not_proposed(playbooks: Path) -> None:
     (playbooks / "cache.yml").unlink()
     assert proposed(inventory(), inventory(cache={"cache_enabled": False}), playbooks) == []
