@@ -502,6 +502,7 @@ SECTIONS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_predictions_of_the_real_template(released: ReleasedTemplate, tmp_path: Path) -> None:
     """Several changes in a row: what plan says of answers, hosts, certificates, tasks, records is what comes true."""
     repository = released.copy(tmp_path / "repository", load_plan("demoland-mpi"))
