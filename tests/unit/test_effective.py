@@ -126,7 +126,7 @@ def test_answers_given_are_left_alone() -> None:
     given = {
         "storage_mode": "sim",
         "matching_mode": "simple",
-        "standards": ["hdsi", "ami", "openid_connect"],
+        "standards": ["openid_connect", "hdsi", "ami"],
         "cache": "memory",
         "dispatcher_queue": "rabbitmq",
         "stored_resources": ["patients"],

@@ -90,7 +90,7 @@ FORBIDDEN = {
     "ignore_errors": r"^\s*(- )?ignore_errors:",
     "ignore_unreachable": r"^\s*(- )?ignore_unreachable:",
     "a failure that is always hidden": r"failed_when:\s*(false|no)\s*$",
-    "a moving version": r"(state:\s*latest\b|:latest\b|/(main|master)/)",
+    "a moving version": r"(state:\s*latest\b|image\w*:\s*\S+:latest\b|https?://\S+/(main|master)/)",
     "host keys that are not checked": r"StrictHostKeyChecking[= ]no|host_key_checking\s*[:=]\s*(false|no)",
     "certificates that are not checked": r"validate_certs:\s*(false|no)\b",
     "numeric modes": r"^\s*mode:\s*[\"']?0?[0-7]{3,4}[\"']?\s*$",
