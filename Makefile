@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 DEMO := demo/demoland-client-registry
 WORKERS ?= 2
 
-.PHONY: help setup demo test unit lint typecheck lab lab-install catalog golden reference benchmark clean
+.PHONY: help setup demo test unit lint typecheck lab lab-deploy catalog golden reference benchmark clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,11 @@ lint: $(STAMP) ## ruff, generated files fresh
 typecheck: $(STAMP) ## mypy --strict
 	$(BIN)/mypy
 
-lab: $(STAMP) ## deploy named plans to real hosts made on this machine (needs root; says why where it cannot)
-	@tools/run-lab $(BIN)
+lab: $(STAMP) ## real hosts on this machine: boot, network, faults, the stand-in (needs root; says why where it cannot)
+	@tools/run-lab $(BIN) tests/lab/test_harness.py
+
+lab-deploy: $(STAMP) ## deployment scenarios on real hosts, an hour or more; not all of them pass yet (CONTRIBUTING.md)
+	@tools/run-lab $(BIN) tests/lab
 
 catalog: $(STAMP) ## compile questions/ and catalog/ for the template
 	$(BIN)/python -m tools.compile_catalog

@@ -55,6 +55,7 @@ class Template:
             lstrip_blocks=True,
             keep_trailing_newline=True,
             auto_reload=False,
+            optimized=False,  # as in copier.yml: constants are few, and looking for them costs
         )
         to_json = environment.filters["to_json"]
         environment.filters["to_json"] = lambda value, **options: to_json(value, **{"default": str, **options})
