@@ -25,6 +25,7 @@ demo: $(STAMP) ## render the plan of Demoland into a committed repository, check
 	@rm -rf $(DEMO) && mkdir -p demo
 	$(BIN)/santescaffold new $(DEMO) --answers tests/plans/valid/demoland-mpi.yml --template "$(CURDIR)"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -C $(DEMO) check
+	$(BIN)/santescaffold check $(DEMO)
 	$(BIN)/santescaffold status $(DEMO)
 
 test: $(STAMP) lint typecheck unit lab ## everything CI runs: linters, types, all tests, the lab where the machine allows
