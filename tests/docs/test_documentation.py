@@ -36,7 +36,7 @@ def runnable(page: Path) -> list[str]:
     return [body for _, info, body in FENCE.findall(page.read_text(encoding="utf-8")) if info == "sh run"]
 
 
-RUN = [page for page in PAGES if runnable(page)]
+RUN = [page for page in PAGES if runnable(page) and page.name != "resolve-a-conflict.md"]  # has its own test
 
 
 def without_fences(text: str) -> str:
@@ -108,6 +108,8 @@ def test_commands_run_in_order(
         start.mkdir()
     else:
         start = start / "registry"
+        start.parent.mkdir()
+        shutil.copy(ROOT / "tests/plans/valid/demoland-mpi.yml", start.parent / "demoland.yml")
         shutil.copytree(request.getfixturevalue("demoland"), start)
     said = shell(script, start, surroundings)
     assert "Traceback" not in said
@@ -129,7 +131,7 @@ def test_the_conflict_of_the_how_to_is_one(surroundings: dict[str, str], demolan
 
 
 def test_enough_is_run() -> None:
-    assert len(RUN) >= 10
+    assert len(RUN) >= 9
     for page in WRITTEN:
         for _, info, _ in FENCE.findall(page.read_text(encoding="utf-8")):
             assert info in ("sh", "sh run", "text", "yaml", "markdown", ""), f"{name_of(page)}: {info}"
