@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 DEMO := demo/demoland-client-registry
 WORKERS ?= 2
 
-.PHONY: help setup demo test unit lint typecheck lab lab-deploy catalog golden reference benchmark clean
+.PHONY: help setup demo test unit lint typecheck lab lab-deploy catalog golden reference site benchmark clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,7 @@ demo: $(STAMP) ## render the plan of Demoland into a committed repository, check
 test: $(STAMP) lint typecheck unit lab ## everything CI runs: linters, types, all tests, the lab where the machine allows
 
 unit: $(STAMP) ## all tests that need no lab
+	@tools/setup-browser
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not lab" tests
 
 lint: $(STAMP) ## ruff, generated files fresh
@@ -59,8 +60,11 @@ reference: $(STAMP) catalog ## write the reference pages, the schemas and the ro
 	$(BIN)/python -m tools.generate_schema
 	$(BIN)/python -m tools.generate_reference
 
+site: $(STAMP) ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict
+
 benchmark: $(STAMP) ## measure rendering against a trivial template, and 1,000 clinics against 10
 	$(BIN)/python benchmarks/rendering.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
