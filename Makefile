@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 DEMO := demo/demoland-client-registry
 WORKERS ?= 2
 
-.PHONY: help setup demo test unit lint typecheck lab lab-deploy catalog golden reference site benchmark clean
+.PHONY: help setup demo test unit long lint typecheck lab lab-deploy catalog golden reference site benchmark clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,11 @@ test: $(STAMP) lint typecheck unit lab ## everything CI runs: linters, types, al
 
 unit: $(STAMP) ## all tests that need no lab
 	@tools/setup-browser
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not lab" tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not lab and not long" --ignore tests/update/test_safe_update.py tests
+	$(BIN)/pytest -n 0 -m "not long" tests/update/test_safe_update.py  # kills and full disks: alone on the machine
+
+long: $(STAMP) ## the predictions of `plan` on the real template: minutes of processor time for one test
+	$(BIN)/pytest -n 0 -m long tests
 
 lint: $(STAMP) ## ruff, generated files fresh
 	$(BIN)/ruff check .

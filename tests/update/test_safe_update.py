@@ -501,6 +501,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_predictions_of_the_real_template(released: ReleasedTemplate, tmp_path: Path) -> None:
