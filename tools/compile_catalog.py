@@ -47,6 +47,8 @@ def questions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
             if name in found:
                 raise SystemExit(f"{path}: the question {name} is asked twice")
             found[name] = {key: value for key, value in question.items() if key not in COPIER_KEYS}
+            if "usual" in question:  # Copier's own default is then a template: macros/usual.jinja
+                found[name]["default"] = found[name].pop("usual")
             found[name]["file"] = path.relative_to(root).as_posix()
     return found
 

@@ -18,7 +18,7 @@ TARGET = ROOT / "santescaffold" / "schemas" / "answers.schema.json"
 sys.path.insert(0, str(ROOT))
 
 from santescaffold.template import Template  # noqa: E402
-from tools.compile_catalog import load  # noqa: E402
+from tools.compile_catalog import questions  # noqa: E402
 
 Schema = dict[str, Any]
 
@@ -117,12 +117,10 @@ def build(root: Path = ROOT) -> Schema:
     shapes = Shapes(Template(root))
     properties: dict[str, Schema] = {}
     required: list[str] = []
-    for path in sorted((root / "questions").glob("*.yml")):
-        for name, question in (load(path) or {}).items():
-            if isinstance(question, dict) and "form" in question:
-                properties[name] = answer_of(name, question, shapes)
-                if question.get("required") and "default" not in question:
-                    required.append(name)
+    for name, question in questions(root).items():
+        properties[name] = answer_of(name, question, shapes)
+        if question.get("required") and "default" not in question:
+            required.append(name)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Answers to the planning questionnaire",

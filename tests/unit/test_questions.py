@@ -40,7 +40,7 @@ SCALARS = [
     "oid", "uuid", "duration", "choice", "multi", "list", "path",
 ]  # fmt: skip
 KEYS = [
-    "type", "multiselect", "multiline", "help", "choices", "default", "placeholder", "ask", "validator", "form",
+    "type", "multiselect", "multiline", "help", "choices", "default", "usual", "placeholder", "ask", "validator", "form",
     "group", "essential", "required", "pattern", "pattern_help", "minimum", "maximum", "allowed", "refused", "unique",
     "item", "fields", "secrets", "applies_when", "derive", "rules", "instead",
 ]  # fmt: skip
@@ -66,6 +66,11 @@ ANSWERS = {name: question for name, question in QUESTIONS.items() if "group" in 
 
 def accepted(spec: dict[str, Any]) -> set[str]:
     return set(spec.get("allowed", [])) | set(spec.get("refused", {}))
+
+
+def usual(question: dict[str, Any]) -> Any:
+    """What is taken when nothing is said."""
+    return question.get("usual", question["default"])
 
 
 def values_of(choices: Any) -> list[Any]:
@@ -94,6 +99,10 @@ def test_specification_is_well_formed(name: str) -> None:
     question = QUESTIONS[name]
     assert set(question) <= set(KEYS)
     assert ("default" in question) is (name not in MINIMAL)
+    only_in_full = "interview == 'full'" in str(question.get("ask"))
+    assert ("usual" in question) is only_in_full
+    if only_in_full:
+        assert question["default"] == f"{{% set q = '{name}' %}}{{% include 'macros/usual.jinja' %}}"
     assert len(question["help"]) > 25
     for line in question["help"].splitlines():
         assert len(line) <= 130, line
@@ -120,7 +129,7 @@ def test_choices_offer_exactly_the_known_values(name: str) -> None:
     if question["form"] == "bool":
         assert offered == ["", True, False]
         return
-    blank = [""] if question["default"] is None else []
+    blank = [""] if usual(question) is None else []
     assert sorted(offered) == sorted([*accepted(question), *blank])
     disabled = {
         choice["value"]: choice["validator"]
@@ -220,7 +229,7 @@ def test_schema_is_current_and_accepts_defaults_and_the_named_plans() -> None:
     validator = jsonschema.Draft202012Validator(schema)
     plans = sorted((ROOT / "tests/plans/valid").glob("*.yml"))
     assert plans
-    defaults = {name: question["default"] for name, question in QUESTIONS.items() if name not in MINIMAL}
+    defaults = {name: usual(question) for name, question in QUESTIONS.items() if name not in MINIMAL}
     for answers in [{**defaults, **MINIMAL}, *(yaml.safe_load(path.read_text()) for path in plans)]:
         assert [error.message for error in validator.iter_errors(answers)] == []
 
@@ -275,10 +284,17 @@ def copy(questionnaire: Path, destination: Path, answers: dict[str, Any]) -> dic
     return {name: value for name, value in stored.items() if not name.startswith("_")}
 
 
-def test_plain_copier_takes_every_default_and_stores_it(questionnaire: Path, tmp_path: Path) -> None:
-    stored = copy(questionnaire, tmp_path / "out", MINIMAL)
-    defaults = {name: question["default"] for name, question in QUESTIONS.items() if name not in MINIMAL}
-    assert stored == {**defaults, **MINIMAL}
+@pytest.mark.parametrize("interview", ["essential", "full"])
+def test_plain_copier_stores_what_was_asked_with_its_default(
+    questionnaire: Path, tmp_path: Path, interview: str
+) -> None:
+    stored = copy(questionnaire, tmp_path / "out", {**MINIMAL, "interview": interview})
+    defaults = {
+        name: usual(question)
+        for name, question in QUESTIONS.items()
+        if name not in MINIMAL and (interview == "full" or "usual" not in question)
+    }
+    assert stored == {**defaults, **MINIMAL, "interview": interview}
 
 
 @pytest.mark.parametrize("plan", ["demoland-mpi", "district-ims-offline", "island-shr-clustered"])
