@@ -241,6 +241,31 @@ def test_issuer_and_lifetime_follow_the_source(source: str, days: int) -> None:
     assert (proxy["issuer"], proxy["lifetime_days"]) == (source, days)
 
 
+def test_the_environment_s_own_authority_is_not_the_organization_s() -> None:
+    """What the country's or organization's authority issues is requested; the repository signs with its own alone."""
+    answers = {
+        "tls_certificate_source": "organization_ca",
+        "client_certificate_scope": "oauth_only",
+        "connected_systems": [{"name": "Lab", "standards": ["fhir_r4"], "direction": "inbound"}],
+    }
+    entries = {entry["purpose"]: entry for entry in register(answers) if entry["environment"] == "production"}
+    assert {purpose: entries[purpose]["issuer"] for purpose in ("proxy", "partner", "clients_ca", "database")} == {
+        "proxy": "organization_ca",
+        "partner": "organization_ca",
+        "clients_ca": "organization_ca",
+        "database": "environment_ca",
+    }
+    assert (entries["proxy"]["automated"], entries["database"]["automated"]) == (False, True)
+    own = {entry["purpose"]: entry["issuer"] for entry in register({**answers, "tls_certificate_source": "public_ca"})}
+    assert (own["proxy"], own["partner"], own["clients_ca"]) == ("public_ca", "environment_ca", "environment_ca")
+
+
+def test_a_native_installation_has_its_keys_in_its_program_s_directory() -> None:
+    for runtime, folder in (("native", "/opt/santesuite/santedb/server"), ("containers", "/santedb")):
+        signing = next(entry for entry in register({"runtime": runtime}) if entry["purpose"] == "signing_default")
+        assert signing["path_key"] == f"{folder}/.x509/<THUMBPRINT>.pfx"
+
+
 def test_the_person_who_renews_owns_what_others_issue() -> None:
     contact = {"renewal_owner": "Samuel", "order_reference": "42", "issuer": "Gov CA", "automated_renewal": True}
     entries = register({"tls_certificate_source": "national_ca", "certificate_contact": contact})

@@ -70,6 +70,29 @@ def test_a_target_that_needs_an_environment_says_so(repository: Path) -> None:
         assert next((repository / "inventories").iterdir()).name in done.stderr
 
 
+def test_a_wrong_vault_password_stops_before_anything_runs(repository: Path, tmp_path: Path) -> None:
+    """The right password goes on (to the next complaint); nothing of what is inside is ever shown."""
+    (tmp_path / "Makefile").write_text((repository / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+    vault = tmp_path / "inventories/staging/group_vars/all/vault.yml"
+    vault.parent.mkdir(parents=True)
+    vault.write_text("vault_password: tell-nobody\n", encoding="utf-8")
+    password = tmp_path / "home/.santedb/staging.vault"
+    password.parent.mkdir(parents=True)
+    password.write_text("right\n", encoding="utf-8")
+    command = [Path(sys.executable).parent / "ansible-vault", "encrypt", "--vault-id", f"staging@{password}", vault]
+    subprocess.run(command, check=True, capture_output=True)
+    for word, message in (
+        ("right", "does not ship it"),
+        ("wrong", f"{vault.relative_to(tmp_path)} cannot be decrypted"),
+    ):
+        password.write_text(word, encoding="utf-8")
+        done = make(tmp_path, "deploy", "ENV=staging", f"HOME={tmp_path / 'home'}")
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert "tell-nobody" not in done.stdout + done.stderr
+    assert str(password) in done.stderr, "whose password it was"
+
+
 def test_a_playbook_that_is_not_shipped_is_no_riddle(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "inventories" / "staging").mkdir(parents=True)
     (tmp_path / "Makefile").write_text((repository / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")

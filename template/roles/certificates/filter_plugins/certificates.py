@@ -108,13 +108,13 @@ def certificates_problems(
 ) -> list[str]:
     """Return every way in which the certificate (PEM, leaf first) does not fit its entry, as complete sentences.
 
-    `authority` is the PEM bundle of the environment's own authority, checked for issuer organization_ca. `key_public` is
+    `authority` is the PEM bundle of the environment's own authority, checked for issuer environment_ca. `key_public` is
     the PEM of the public key that belongs to the installed private key. `now` (ISO, UTC) is for tests.
     """
     name = entry["id"]
     at = datetime.datetime.fromisoformat(now).replace(tzinfo=UTC) if now else datetime.datetime.now(UTC)
     redo = f"correct the register or the file, then renew it with certificates_force_renewal=['{name}']"
-    if entry.get("issuer") in ("public_ca", "national_ca", "supplied"):
+    if entry.get("issuer") in ("public_ca", "national_ca", "organization_ca", "supplied"):
         redo = f"have it issued again from the request, or correct the register, and put it at <certificates>/{name}.crt"
 
     def problem(what: str, why: str) -> str:
@@ -155,13 +155,13 @@ def certificates_problems(
         extended = {item.dotted_string for item in leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value}
         lacking = [item for item in entry.get("extended_key_usage") or [] if EXTENDED.get(item, item) not in extended]
     except x509.ExtensionNotFound:
-        lacking = list(entry.get("extended_key_usage") or []) if entry.get("issuer") == "organization_ca" else []
+        lacking = list(entry.get("extended_key_usage") or []) if entry.get("issuer") == "environment_ca" else []
     if lacking:
         found.append(problem(f"it may not be used for {', '.join(lacking)}", "the other side checks the purpose"))
     weak = _key_problem(leaf, entry.get("key") or {})
     if weak:
         found.append(problem(weak, "it could be forged"))
-    if entry.get("issuer") == "organization_ca" and authority:
+    if entry.get("issuer") == "environment_ca" and authority:
         if not any(_signed_by(leaf, one) for one in _load(authority)):
             found.append(
                 problem(
@@ -169,7 +169,7 @@ def certificates_problems(
                     "hosts and partners trust that authority only",
                 )
             )
-    elif entry.get("issuer") in ("public_ca", "national_ca"):
+    elif entry.get("issuer") in ("public_ca", "national_ca", "organization_ca"):
         if leaf.issuer == leaf.subject:
             found.append(problem("it is self-signed", "nobody outside trusts it"))
         for lower, upper in zip(chain, chain[1:]):

@@ -225,7 +225,7 @@ def environments_apart(it):
                 vaults.setdefault(stream.read(), []).append(environment["name"])
     for found in vaults.values():
         if len(found) > 1:
-            problems.append(fault(f"{' and '.join(found)} have one and the same vault file", "inventories/*/group_vars/all/vault.yml",
+            problems.append(fault(f"{' and '.join(found)} have one and the same vault file", "inventories/*/group_vars/all/",
                                   "who reads one reads the other", "make new secrets for one: make secrets"))  # fmt: skip
     return problems, {
         "note": "Secrets in differently encrypted files cannot be compared here; `make secrets` makes each at random."
@@ -348,7 +348,7 @@ def no_clear_secrets(it):
                         and not found.startswith(("$", "!", "[", "("))
                     ):
                         problems.append(fault("What looks like a secret stands in clear", f"{relative}:{number}", "a secret in a repository is none",
-                                              "put it into vault.yml, refer to it, and change it where it was used"))  # fmt: skip
+                                              "put it into the vault, refer to it, and change it where it was used"))  # fmt: skip
     return problems, {"files_read": count}
 
 
@@ -581,7 +581,7 @@ def secrets_exist(it):
     if it.given["secrets_unreadable"]:
         raise Cannot(it.given["secrets_unreadable"])
     return [
-        fault(f"{name} has no value", f"inventories/{it.environment}/group_vars/all/vault.yml", "what needs it fails or stays open",
+        fault(f"{name} has no value", f"the vault in inventories/{it.environment}/group_vars/all/", "what needs it fails or stays open",
               f"make secrets ENV={it.environment}, or enter what you were given") for name in it.given["secrets_missing"]
     ], {"secrets": it.given["secrets_count"]}  # fmt: skip
 
