@@ -211,7 +211,8 @@ def in_words(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Access",
-            f"Administrators come in by {_list(access.get('remote_access'))}. "
+            f"Administrators come in by {_list(access.get('remote_access'))}; "
+            f"secure shell admits {access.get('ssh_from') or 'the addresses in the port table'}. "
             f"A second factor is {words(str(access.get('mfa')))}.",
         ),
         ("Audits", f"{kept}{sent}."),

@@ -69,7 +69,7 @@ def test_placeholders_fill_every_needed_group(topology: str) -> None:
     assert all(item["internal_fqdn"].endswith(".invalid") for item in section["hosts"])
     assert environment["domain_names"]["api"]["placeholder"]
     assert environment["public_url"] == "https://" + environment["domain_names"]["api"]["fqdn"]
-    assert section["warnings_hosts"] == []
+    assert warned(section) == ["hosts.no_trusted_network"]
     expected = {"single_host": 1, "split": 1, "clustered": 2, "role_split_cluster": 3}[topology]
     assert len(environment["groups"]["icdr"]) == expected
 
@@ -183,7 +183,7 @@ def test_a_name_for_what_the_plan_lacks_is_a_warning() -> None:
     section = hosts(
         web_portal=False, domain_names=[{"environment": "production", "purpose": "portal", "fqdn": "p.example.org"}]
     )
-    assert warned(section) == ["hosts.unused_name.production.portal"]
+    assert warned(section) == ["hosts.unused_name.production.portal", "hosts.no_trusted_network"]
 
 
 def test_gateways_are_the_sites_of_production() -> None:
@@ -272,6 +272,26 @@ def test_secure_shell_follows_the_way_administrators_come() -> None:
     at_the_console = row(ports(networks=networks, remote_access=["none"]), "ssh")["from"]
     assert [source["cidr"] for source in at_the_console] == ["10.1.0.0/16", "10.2.0.0/16"]
     assert row(ports(), "ssh")["from"] == [{"any": True}]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_documents_say_whom_secure_shell_admits(trusted: bool) -> None:
+    """Without a trusted network the hosts answer everybody: warning, risk and architecture say so, whatever was planned."""
+    answers = {
+        **MINIMUM,
+        "remote_access": ["vpn"],
+        "networks": [{"name": "vpn", "cidr": "10.2.0.0/16", "trusted": trusted}],
+    }
+    plan = renderer().template.resolve(answers)
+    names = ["docs/threat-risk-assessment.md.jinja", "docs/operational-architecture.md.jinja"]
+    risks, architecture = (renderer().render(answers, [name])[name.removesuffix(".jinja")] for name in names)
+    open_to_all = not trusted
+    assert plan["access"]["ssh_from"] == ("every address" if open_to_all else "vpn (10.2.0.0/16)")
+    assert ("hosts.no_trusted_network" in [warning["id"] for warning in plan["warnings"]]) is open_to_all
+    assert ("secure shell of every host" in risks) is open_to_all
+    assert ("#### V34" in risks) is open_to_all
+    assert ("| all | every host, port 22 |" in architecture) is open_to_all
+    assert all(f"admits {plan['access']['ssh_from']}" in text for text in (risks, architecture))
 
 
 def test_replication_opens_the_database_to_its_standbys_only_where_there_are_some() -> None:
