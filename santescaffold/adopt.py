@@ -1002,7 +1002,7 @@ def adopt(file: Path, output: Path | None, template: str | None, vcs_ref: str | 
     from santescaffold.template import PUBLIC_URL
 
     try:
-        with obtain((template or PUBLIC_URL).removeprefix("git+"), vcs_ref) as found:
+        with obtain(template or PUBLIC_URL, vcs_ref) as found:
             adoption = Adoption(file, found)
     except (Unreadable, TemplateError) as error:
         click.echo(f"Error: {error}", err=True)

@@ -69,7 +69,7 @@ def check_answers(file: Path, template: str | None, vcs_ref: str | None, as_json
     from santescaffold.template import PUBLIC_URL, TemplateError, obtain
 
     try:
-        with obtain((template or PUBLIC_URL).removeprefix("git+"), vcs_ref) as found:
+        with obtain(template or PUBLIC_URL, vcs_ref) as found:
             listed = answers.check(answers.read(file, found), found)
     except TemplateError as error:
         click.echo(f"Error: {error}", err=True)
@@ -142,10 +142,20 @@ def status(repo: Path, environment: str | None, as_json: bool, exit_code: bool) 
     sys.exit(PROBLEMS if exit_code and not found["ok"] else FINE)
 
 
+def tell_interrupted(path: Path) -> None:
+    """Take back what an interrupted update left behind, and say so; nobody reads half of an update."""
+    from santescaffold.journal import attend
+
+    found = attend(path)
+    if found:
+        click.echo(f"Note: {found}", err=True)
+
+
 def _repository(path: Path, environment: str | None = None) -> Any:
     """Open a repository, and refuse an environment it does not have."""
     from santescaffold.repository import NoRepository, Repository
 
+    tell_interrupted(path)
     try:
         repository = Repository(path)
         if environment is not None and environment not in repository.environments:
@@ -292,6 +302,7 @@ def explain(id: str, repo: Path, as_json: bool) -> None:
     from santescaffold import explain as explaining
     from santescaffold.repository import Repository
 
+    tell_interrupted(repo)
     repository = Repository(repo) if (repo / "plan.yml").is_file() else None
     catalog = explaining.load_catalog(repository.answers if repository and not as_json else None)
     known = explaining.everything(catalog, repository.plan if repository else None)

@@ -173,6 +173,50 @@ def recover(scratch: Path) -> bool:
     return broken
 
 
+def attend(root: Path) -> str | None:
+    """Take back what an interrupted update left in the repository at ``root``; returns what people must know of it.
+
+    For verbs that only read: without an update that was cut short this looks at two names and returns.
+    """
+    directory = git_directory(root)
+    scratch = directory / SCRATCH if directory else None
+    if scratch is None or not any((scratch / name).is_file() for name in ("journal.json", "done.json")):
+        return None
+    assert directory is not None
+    try:
+        lock = Lock(directory)
+    except Busy:
+        return "an update is running; what is shown may be half of it; wait until it has ended, and look again"
+    except OSError as error:
+        return (
+            f"an update was interrupted, and cannot be taken back ({error.strerror}); {scratch}; files of two plans "
+            "are mixed; run the command as somebody who may write there"
+        )
+    try:
+        if recover(scratch):
+            return "an earlier update was interrupted; its files were taken back, the repository is as before it"
+    except OSError as error:
+        return (
+            f"an update was interrupted, and cannot be taken back ({error.strerror}); {scratch}; files of two plans "
+            "are mixed; see that you may write there, and run the command again"
+        )
+    finally:
+        lock.release()
+    return None
+
+
+def git_directory(root: Path) -> Path | None:
+    """Return Git's own directory of what is at or above ``root``, without asking git; None when there is none."""
+    for directory in (root.resolve(), *root.resolve().parents):
+        git = directory / ".git"
+        if git.is_dir():
+            return git
+        if git.is_file():
+            said = git.read_text(encoding="utf-8", errors="replace").partition("gitdir:")[2].strip()
+            return (directory / said).resolve() if said else None
+    return None
+
+
 def sweep_directories(scratch: Path) -> None:
     """After an update that happened: remove the directories it left empty."""
     for step in json.loads((scratch / "done.json").read_text(encoding="utf-8")):

@@ -22,7 +22,7 @@ from typing import Any
 
 from santescaffold import answers as answers_files
 from santescaffold.problems import Problem, errors, summary
-from santescaffold.template import Template, newest_tag, obtain
+from santescaffold.template import Template, located, newest_tag, obtain
 
 PROBLEMS, WRONG_USE = 1, 2
 
@@ -56,9 +56,8 @@ def create(dest: Path, file: Path | None, location: str, ref: str | None) -> Cre
         raise _refusal(
             "R02", "there are no answers", "nobody can be asked without a terminal", "give --answers FILE", WRONG_USE
         )
-    local = Path(location).expanduser()
-    source = str(local.resolve()) if local.is_dir() else location.removeprefix("git+")
-    with _terminable():
+    source = located(location)
+    with terminable(*NOTHING_MADE):
         with obtain(source, ref) as template:
             found: list[Problem] = []
             values: dict[str, Any] = {}
@@ -69,8 +68,26 @@ def create(dest: Path, file: Path | None, location: str, ref: str | None) -> Cre
                     raise Refused(found, summary=f"{file}: {summary(found)}; {dest} is not created")
                 values = read.values
             _check_git()
+            if ref is None and _uncommitted(source):
+                found.append(_mixed_template(source))
             _render(template, source, ref, values, file is None, target)
         return Created(dest, [problem for problem in found if problem.severity != "note"])
+
+
+def _uncommitted(source: str) -> bool:
+    """Whether the template is a clone with changes that are not committed; Copier takes them along."""
+    if not (Path(source) / ".git").exists():
+        return False
+    return bool(_git("status", "--porcelain", cwd=Path(source)).stdout.strip())
+
+
+def _mixed_template(source: str) -> Problem:
+    return Problem(
+        id="R08", severity="warn", message="the template has changes that are not committed, and they were used",
+        where=source,
+        why="no version names what the repository was made from, so it cannot be updated later",
+        todo="before anybody works with the repository: commit them (or `git stash`), and make it again",
+    )  # fmt: skip
 
 
 def _refusal(code: str, message: str, why: str, todo: str, exit_code: int = PROBLEMS, where: str = "") -> Refused:
@@ -209,9 +226,12 @@ def _git(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], check=False, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+NOTHING_MADE = ("the repository was not complete", "run the command again, since nothing was left behind")
+
+
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a termination or an interruption clean up and end in a plain sentence."""
+def terminable(why: str, todo: str, where: str = "") -> Iterator[None]:
+    """Let a termination or an interruption clean up and end in a plain sentence: why it matters, what to do."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -223,12 +243,7 @@ def _terminable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise _refusal(
-            "R07",
-            "interrupted",
-            "the repository was not complete",
-            "run the command again, since nothing was left behind",
-        ) from None
+        raise _refusal("R07", "interrupted", why, todo, where=where) from None
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

@@ -269,12 +269,15 @@ def preview(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return what an update with these options would do; raises Refused when it would refuse."""
     from santescaffold import update
-    from santescaffold.new import _terminable
+    from santescaffold.new import terminable
 
     source = update.open_source(path, template)
     scratch = Path(tempfile.mkdtemp(prefix="santescaffold-plan-"))
     try:
-        with _terminable(), update.templates(source, to) as (old, new):
+        with (
+            terminable("nothing was to be changed", "run the command again"),
+            update.templates(source, to) as (old, new),
+        ):
             given, problems = update.changed_answers(source, new, file, settings)
             plans = _plans(source.answers, given, old, new)
             outcome = update.simulate(source, scratch, given, to)
@@ -421,8 +424,10 @@ def plan(
       santescaffold plan --to latest --json
     """
     from santescaffold.new import PROBLEMS, Refused
+    from santescaffold.cli import tell_interrupted
     from santescaffold.update import progress
 
+    tell_interrupted(repo)
     try:
         with progress("Trying the update on a scratch copy"):
             found, problems = preview(repo, file, settings, to, template)

@@ -258,6 +258,9 @@ def report(repo: Path, output: Path, compare: str | None) -> None:
       santescaffold report -o /tmp/registry.html
       santescaffold report --compare v1
     """
+    from santescaffold.cli import tell_interrupted
+
+    tell_interrupted(repo)
     try:
         text = page(gather(Repository(repo), compare))
     except NoRepository as error:

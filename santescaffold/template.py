@@ -109,6 +109,18 @@ class Template:
         return complete
 
 
+def located(location: str) -> str:
+    """Return where a template is as git and Copier take it: a clone by its absolute path, all else by its URL.
+
+    A bare clone has no files to take as they lie there: it is cloned like any other address.
+    """
+    path = Path(location).expanduser()
+    if not path.is_dir():
+        return location.removeprefix("git+")
+    bare = not (path / ".git").exists() and (path / "HEAD").is_file() and (path / "objects").is_dir()
+    return path.resolve().as_uri() if bare else str(path.resolve())
+
+
 @contextlib.contextmanager
 def obtain(location: str, ref: str | None = None) -> Iterator[Template]:
     """Yield the template at ``location`` (a directory, or anything ``git clone`` takes) at ``ref``.
@@ -116,13 +128,13 @@ def obtain(location: str, ref: str | None = None) -> Iterator[Template]:
     A directory is used as it is when no ref is asked for; a URL is cloned to a temporary place at its newest tag, as Copier
     does. Raises TemplateError when it cannot be had.
     """
-    path = Path(location).expanduser()
-    if path.is_dir() and ref is None:
-        yield Template(path)
+    location = located(location)
+    if Path(location).is_dir() and ref is None:
+        yield Template(Path(location))
         return
     with tempfile.TemporaryDirectory(prefix="santescaffold-") as scratch:
         clone = Path(scratch) / "template"
-        _git("clone", "--quiet", str(path) if path.is_dir() else location, str(clone), place=location)
+        _git("clone", "--quiet", location, str(clone), place=location)
         wanted = ref or newest_tag(clone)
         if wanted:
             _git("-C", str(clone), "checkout", "--quiet", wanted, place=location)

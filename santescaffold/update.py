@@ -27,12 +27,13 @@ import yaml
 from santescaffold import answers as answers_files
 from santescaffold import journal, preview
 from santescaffold.answers import Answers
-from santescaffold.new import PROBLEMS, WRONG_USE, Refused, _for_copier, _terminable
+from santescaffold.new import PROBLEMS, WRONG_USE, Refused, _for_copier, terminable
 from santescaffold.problems import Problem, errors, print_problems, summary
-from santescaffold.template import Template, TemplateError, newest_tag, obtain
+from santescaffold.template import Template, TemplateError, located, newest_tag, obtain
 
 ANSWERS_FILE = ".copier-answers.yml"
 LATEST = "latest"
+UNCHANGED = ("the repository is as before", "run the command again")
 BEFORE, LAST, AFTER = b"<<<<<<< before updating", b"||||||| last update", b">>>>>>> after updating"
 
 
@@ -126,7 +127,7 @@ def open_source(path: Path, template: str | None = None) -> Source:
         )  # fmt: skip
     location = str(stored["_src_path"])
     if template:
-        location = str(Path(template).expanduser().resolve()) if Path(template).expanduser().is_dir() else template
+        location = located(template)
     return Source(root, Path(top.stdout.strip()), Path(directory), stored, location, str(stored["_commit"]))
 
 
@@ -491,7 +492,7 @@ def run(
 ) -> Updated:
     """Update the repository; raises Refused, with the repository as before."""
     source = open_source(path, template)
-    with _terminable(), exclusive(source) as (scratch, lock):
+    with terminable(*UNCHANGED, str(path)), exclusive(source) as (scratch, lock):
         source = open_source(path, template)
         refuse_uncommitted(source)
         with templates(source, to) as (_, new):

@@ -47,7 +47,7 @@ def interview(file: Path, template: str | None, vcs_ref: str | None, port: int, 
     from santescaffold.interview.session import CannotOpen, Session
 
     try:
-        with obtain((template or PUBLIC_URL).removeprefix("git+"), vcs_ref) as found:
+        with obtain(template or PUBLIC_URL, vcs_ref) as found:
             session = Session(file, found)
             try:
                 server = Server(session, port)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 import subprocess
 import threading
 import time
@@ -15,8 +13,6 @@ from typing import Any
 import pytest
 import yaml
 from selenium.webdriver import Chrome
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -26,39 +22,11 @@ from santescaffold.interview.server import Server
 from santescaffold.interview.session import Session
 from santescaffold.new import create
 from santescaffold.template import Template
+from tests.browser.browser import PHONE, SCREEN, needs_browser, resize, violations
 from tests.support import MINIMUM, ROOT, load_plan
 
-DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
-MISSING = DRIVER is None or BROWSER is None
-if MISSING and os.environ.get("CI") == "true":
-    raise RuntimeError("CI runs the browser tests: install chromium and chromium-driver (tools/setup-browser)")
-
-pytestmark = [
-    pytest.mark.skipif(MISSING, reason="Chromium is missing: apt-get install chromium chromium-driver"),
-    pytest.mark.slow,
-]
+pytestmark = [needs_browser, pytest.mark.slow]
 PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A headless Chromium that reaches nothing but this machine."""
-    options = Options()
-    options.binary_location = BROWSER or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--window-size=1440,1000",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    driver.set_script_timeout(PATIENCE)
-    yield driver
-    driver.quit()
 
 
 class Form:
@@ -307,9 +275,25 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(form: Form) -> Non
     assert form.browser.switch_to.active_element.tag_name == "summary"
 
 
-def test_a_phone_shows_it_too(form: Form) -> None:
+@pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])
+def test_axe_finds_nothing(browser: Chrome, tmp_path: Path, size: tuple[int, int]) -> None:
+    """Every section with every question, with rows in tables, what is wrong shown, and what opens opened."""
+    file = tmp_path / "answers.yml"
+    answers = {**load_plan("demoland-mpi"), "interview": "full", "country_code": "xyz", "project_name": ""}
+    file.write_text(yaml.safe_dump(answers), encoding="utf-8")
+    resize(browser, *size)
+    form = Form(browser, file)
     try:
-        form.browser.set_window_size(500, 900)
-        assert not form.browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
+        form.click(form.find("finish"))
+        form.wait("return !document.getElementById('summary').hidden")
+        sections = len(browser.find_elements(By.CSS_SELECTOR, "nav button"))
+        assert sections > 5
+        for place in range(sections):
+            browser.execute_script("go(arguments[0])", place)
+            browser.execute_script("document.querySelectorAll('details').forEach((node) => { node.open = true })")
+            assert violations(browser) == []
+            assert not browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
     finally:
-        form.browser.set_window_size(1440, 1000)
+        form.close()
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get_log("browser")  # type: ignore[no-untyped-call]  # Finish with errors is reported there

@@ -62,6 +62,26 @@ def test_a_clone_is_used_as_it_lies_there_and_remembered_by_its_absolute_path(
     kept = yaml.safe_load((place / "demo" / ".copier-answers.yml").read_text(encoding="utf-8"))
     assert kept["_src_path"] == str(released.path)
     assert kept["_commit"]
+    assert "warning R08: the template has changes that are not committed, and they were used" in result.output
+
+
+def test_a_clean_clone_is_taken_without_a_word(answers: Path, place: Path, released: Any) -> None:
+    result = run(place / "demo", "--answers", answers, "--template", released.path)
+    assert result.exit_code == 0, result.output
+    assert "R08" not in result.output
+
+
+def test_a_bare_clone_is_cloned_like_any_address(answers: Path, place: Path, released: Any) -> None:
+    git(place, "clone", "--quiet", "--bare", str(released.path), "bare")
+    result = run(place / "demo", "--answers", answers, "--template", place / "bare")
+    assert result.exit_code == 0, result.output
+    stored = yaml.safe_load((place / "demo" / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert stored["_src_path"].endswith(f"file://{place}/bare")
+    assert stored["_commit"] == "v1.0.0"
+    done = CliRunner().invoke(cli.main, ["update", str(place / "demo"), "--set", "web_portal=false"])
+    assert done.exit_code == 0, done.output
+    checked = CliRunner().invoke(cli.main, ["check-answers", str(answers), "--template", str(place / "bare")])
+    assert checked.exit_code == 0, checked.output
 
 
 def test_a_tag_can_be_asked_for(answers: Path, place: Path, released: Any) -> None:

@@ -411,6 +411,54 @@ def test_the_process_that_puts_files_in_place_is_killed(tmp_path: Path, monkeypa
     assert content(tmp_path / "root") == before
 
 
+READING = (("status",), ("check",), ("plan",), ("report", "-o", "report.html"), ("explain", "name", "--repo"))
+
+
+@pytest.mark.parametrize("verb", READING, ids=[verb[0] for verb in READING])
+def test_who_only_reads_takes_an_interrupted_update_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    scratch, before = prepared(tmp_path / "root")
+    die_at(4, scratch)
+    assert content(tmp_path / "root") != before
+    monkeypatch.chdir(tmp_path)
+    running = journal.Lock(tmp_path / "root" / ".git")
+    assert "Note: an update is running;" in run(*verb, tmp_path / "root").output
+    running.release()
+    assert "Note: an earlier update was interrupted; its files were taken back" in run(*verb, tmp_path / "root").output
+    assert content(tmp_path / "root") == before
+    assert "interrupted" not in run(*verb, tmp_path / "root").output
+
+
+def test_below_the_top_and_in_a_worktree_the_journal_is_found(tmp_path: Path) -> None:
+    scratch, before = prepared(tmp_path / "root")
+    assert journal.attend(tmp_path / "root") is None, "prepared, but nothing was touched"
+    die_at(4, scratch)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".git").write_text("gitdir: ../root/.git\n", encoding="utf-8")
+    (tmp_path / "elsewhere" / "inner").mkdir()
+    assert "taken back" in str(journal.attend(tmp_path / "elsewhere" / "inner"))
+    assert content(tmp_path / "root") == before
+    assert journal.attend(Path("/")) is None
+
+
+@pytest.mark.parametrize("verb", ["plan", "update"])
+def test_an_interruption_says_what_became_of_the_repository(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = state(repository)
+    monkeypatch.setattr("santescaffold.update.simulate", interrupted)
+    done = run(verb, repository, *CHANGE)
+    assert done.exit_code == 1
+    assert "error R07: interrupted; " in done.output
+    assert "not complete" not in done.output
+    assert state(repository) == before
+    assert not leftovers(repository)
+
+
 # --- no space
 
 

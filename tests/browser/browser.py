@@ -1,0 +1,51 @@
+"""What the tests in a real browser share: where Chromium is, and axe, which finds what shuts people out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome
+
+DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
+MISSING = DRIVER is None or BROWSER is None
+if MISSING and os.environ.get("CI") == "true":
+    raise RuntimeError("CI runs the browser tests: install chromium and chromium-driver (tools/setup-browser)")
+
+needs_browser = pytest.mark.skipif(MISSING, reason="Chromium is missing: apt-get install chromium chromium-driver")
+
+SCREEN, PHONE = (1440, 1000), (390, 844)
+
+
+@cache
+def axe() -> str:
+    """Return the text of axe.min.js."""
+    package = importlib.util.find_spec("axe_playwright_python")
+    assert package and package.origin, "axe is missing; run tools/setup-python .venv"
+    return (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def violations(browser: Chrome) -> list[str]:
+    """Return what axe finds wrong with the page that is shown, one finding a line; it looks at what is visible."""
+    if not browser.execute_script("return typeof axe === 'object'"):
+        browser.execute_script(axe())
+    found = browser.execute_async_script("axe.run(document).then(arguments[0], (error) => arguments[0](String(error)))")
+    assert isinstance(found, dict), found
+    assert found["passes"], "axe looked at nothing"
+    return [
+        f"{rule['id']} ({rule['impact']}): {rule['help']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
+
+
+def resize(browser: Chrome, width: int, height: int) -> None:
+    """Show pages as a screen of this size does: narrower than any window, too."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
