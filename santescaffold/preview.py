@@ -350,22 +350,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         "answers, as they take effect",
         [f"~ {entry['id']}: {_short(entry.get('old'))} -> {_short(entry.get('new'))}" for entry in found["answers"]],
     )
-    for name, title, describe in SECTIONS:
-        entries = []
-        for word, sign in _SIGNS.items():
-            for entry in found[name][word]:
-                more = "".join(
-                    f"; {key}: {_short(was)} -> {_short(now)}" for key, (was, now) in entry.get("changes", {}).items()
-                )
-                entries.append(f"{sign} {describe(entry)}{more}")
-        block(title, entries)
-    block(
-        "variables of SanteDB",
-        [
-            f"{'+' if 'old' not in entry else '~' if 'new' in entry else '-'} {entry['environment']}: {entry['id']}"
-            for entry in found["variables"]
-        ],
-    )
+    for title, entries in differences(found):
+        block(title, [f"{_SIGNS[word]} {text}" for word, text in entries])
     block(
         "records that become void (the files stay)",
         [
@@ -396,6 +382,26 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return out[1:] if out else ["Nothing would change."]
 
 
+def differences(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what differs between two plans beside the answers: (section, [(added, removed or changed; what)])."""
+    out: list[tuple[str, list[tuple[str, str]]]] = []
+    for name, title, describe in SECTIONS:
+        entries = []
+        for word in _SIGNS:
+            for entry in found[name][word]:
+                more = "".join(
+                    f"; {key}: {_short(was)} -> {_short(now)}" for key, (was, now) in entry.get("changes", {}).items()
+                )
+                entries.append((word, f"{describe(entry)}{more}"))
+        out.append((title, entries))
+    variables = [
+        ("added" if "old" not in entry else "changed" if "new" in entry else "removed",
+         f"{entry['environment']}: {entry['id']}")
+        for entry in found["variables"]
+    ]  # fmt: skip
+    return [*out, ("variables of SanteDB", variables)]
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:79] + "…"
@@ -423,8 +429,8 @@ def plan(
       santescaffold plan --set web_portal=false
       santescaffold plan --to latest --json
     """
-    from santescaffold.new import PROBLEMS, Refused
     from santescaffold.cli import tell_interrupted
+    from santescaffold.new import PROBLEMS, Refused
     from santescaffold.update import progress
 
     tell_interrupted(repo)

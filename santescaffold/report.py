@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,11 +12,18 @@ from typing import Any
 
 import click
 
-from santescaffold.records import words
 from santescaffold.repository import NoRepository, Plan, Repository
 from santescaffold.status import collect
 from santescaffold.topology import connections, draw
 
+ABBREVIATED = {
+    "hl7v2": "HL7v2", "pixm": "PIXm", "pdqm": "PDQm", "openapi": "OpenAPI", "openid": "OpenID", "postgresql": "PostgreSQL",
+    **{
+        word: word.upper()
+        for word in ("ami", "atna", "bis", "bms", "ca", "dcdr", "fhir", "gs1", "hdsi", "icdr", "ihe", "llp", "mfa", "pdq",
+                     "pix", "pmir", "r4", "rdp", "sllp", "ssh", "tls", "vpn", "wal", "xml")
+    },
+}  # fmt: skip
 MOST_HISTORY = 200
 SOON_DAYS = 60
 
@@ -57,6 +65,17 @@ def gather(repository: Repository, compare: str | None = None, now: str | None =
         "commit": commit,
         "uncommitted": bool(dirty),
     }
+
+
+def words(name: str) -> str:
+    """Return an identifier as people write it, with the abbreviations they know."""
+    return " ".join(ABBREVIATED.get(word, word) for word in name.split("_"))
+
+
+def sentence(text: str) -> str:
+    """Return a remark of the plan as a sentence: capital, full stop, no marks of code."""
+    flat = " ".join(text.split()).replace("`", "")
+    return flat[:1].upper() + flat[1:] + ("" if flat.endswith((".", "!", "?")) else ".") if flat else ""
 
 
 def _by_owner(environment: Mapping[str, Any], contacts: Mapping[str, list[str]]) -> list[dict[str, Any]]:
@@ -161,11 +180,11 @@ def _compared(repository: Repository, revision: str) -> dict[str, Any]:
             "name a commit, tag or branch in which the repository had one"
         )
     found = preview.compare(Plan(text), repository.plan)
-    return {"revision": revision, "lines": preview.lines({**preview.nothing(), **found})}
+    return {"revision": revision, "answers": found["answers"], "sections": preview.differences(found)}
 
 
 def _list(values: Any, nothing: str = "none") -> str:
-    texts = [str(value).replace("_", " ") for value in values or []]
+    texts = [words(str(value)) for value in values or []]
     if not texts:
         return nothing
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
@@ -225,6 +244,17 @@ def in_words(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _value(value: Any) -> str:
+    """Return an answer as people read it."""
+    if value is None or value in ([], {}, ""):
+        return "nothing"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        return ", ".join(str(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
+
+
 def page(data: Mapping[str, Any]) -> str:
     """Return the page as HTML."""
     import jinja2
@@ -238,6 +268,8 @@ def page(data: Mapping[str, Any]) -> str:
         finalize=lambda value: "" if value is None else value,
     )
     environment.filters["words"] = lambda value: words(str(value))
+    environment.filters["sentence"] = lambda value: sentence(str(value))
+    environment.filters["value"] = _value
     return environment.get_template("report.html").render(**data)
 
 

@@ -25,7 +25,8 @@ SCREEN, PHONE = (1440, 1000), (390, 844)
 def axe() -> str:
     """Return the text of axe.min.js."""
     package = importlib.util.find_spec("axe_playwright_python")
-    assert package and package.origin, "axe is missing; run tools/setup-python .venv"
+    if package is None or package.origin is None:
+        raise RuntimeError("axe is missing; run: tools/setup-python .venv")
     return (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
