@@ -67,8 +67,25 @@ STANDARDS = {
     "BIS": "bis",
     "SWAGGER": "openapi",
 }
+ANSWERED = {*STANDARDS, "MDM", "MATCHING", "REDIS", "DATA_POLICY", "AUDIT_SHIP", "SG"}
 NEEDED = ("project_name", "organization", "jurisdiction", "country_code", "vision_statement")
 MOST_BYTES = 2_000_000
+MOUNTED = {
+    "/santedb": (
+        "the whole program, with its configuration and what was put beside it",
+        "see the four directories in it",
+    ),
+    "/santedb/config": ("configuration files", "compare them with santedb/<environment>/ of the new repository"),
+    "/santedb/data": ("data that is loaded at the first start", "put what is still wanted into santedb/data/"),
+    "/santedb/applets": (
+        "applets: screens, rules, reports",
+        "answer custom_applets, and put them into santedb/applets/",
+    ),
+    "/santedb/match": ("match configurations", "answer match_configurations, and compare with santedb/match/"),
+}
+READ = {"image", "environment", "env_file", "restart"}
+OTHERWISE = {"command", "entrypoint", "build", "configs", "secrets", "network_mode", "privileged", "user", "extends"}
+"""Keys of a service with which a container can be something else than its image and variables say."""
 
 
 class Unreadable(Exception):
@@ -88,6 +105,8 @@ class Service:
     volumes: list[str] = field(default_factory=list)
     restart: str | None = None
     open_names: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     @property
     def tag(self) -> str | None:
@@ -121,6 +140,7 @@ class Adoption:
             setting["name"]: (entry["id"], setting) for entry in self.features.values() for setting in entry["settings"]
         }
         self.answers: dict[str, Any] = {}
+        self.beside: list[str] = []
         self.problems: list[Problem] = []
         self.services = self._read()
         for service in self.services:
@@ -144,11 +164,23 @@ class Adoption:
             )
         for service in self.services:
             self._judge_secrets(service)
+            self._judge_rest(service)
         self._map_services()
         for server in servers:
             self._judge_server(server)
         if len(servers) > 1:
             self._clustered(servers)
+        for service in self.services:
+            if service.left:
+                self.say(
+                    "D27",
+                    "note",
+                    f"not carried over: {', '.join(dict.fromkeys(service.left))}",
+                    service,
+                    "",
+                    "the new deployment sets this up by itself",
+                    "nothing, unless you know of a reason for it",
+                )
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -180,6 +212,7 @@ class Adoption:
                 f"the file has no services; {self.path}; it is no compose file; name a compose or an environment file"
             )
         known = self._beside(".env")
+        self.beside = [str(key) for key in loaded if key not in ("services", "version", "name")]
         return [
             self._service(str(name), entry, known, _numbers(root, str(name)))
             for name, entry in listed.items()
@@ -230,6 +263,7 @@ class Adoption:
             str(item.get("target") if isinstance(item, dict) else item) for item in entry.get("volumes") or []
         ]
         deploy = entry.get("deploy")
+        service.keys = [str(key) for key in entry]
         service.restart = entry.get("restart") or (
             deploy.get("restart_policy") and "policy" if isinstance(deploy, dict) else None
         )
@@ -248,9 +282,9 @@ class Adoption:
         todo: str,
         quirk: str | None = None,
     ) -> None:
-        """Keep a finding; one about a quirk of SanteDB carries its explanation and number."""
+        """Keep a finding; one about a quirk of SanteDB carries its title and number (`santescaffold explain`)."""
         if quirk and quirk in self.quirks:
-            todo = f"{todo} ({quirk}: {self.quirks[quirk]['title']}. {self.quirks[quirk]['advice']})"
+            todo = f"{todo} ({quirk}: {self.quirks[quirk]['title']})"
         found = Problem(
             id=code,
             severity=severity,
@@ -355,6 +389,43 @@ class Adoption:
                         "Q48",
                     )
 
+    def _judge_rest(self, service: Service) -> None:
+        """Say what of a service no answer stands for, so that nothing is left behind unseen."""
+        if service is self.services[0]:
+            service.left += [f"{key} of the file" for key in self.beside]
+        server = service.kind in SERVERS
+        for key in service.keys:
+            if key in OTHERWISE:
+                self.say(
+                    "D26",
+                    "warn",
+                    f"{key} is not read",
+                    service,
+                    key,
+                    "the container may be something else than its image and variables say",
+                    "look at what it does, and answer by hand",
+                )
+            elif key not in READ - (set() if server else {"restart"}) | {"volumes", "ports"}:
+                service.left.append(key)
+        service.left += [f"port {port}" for port in service.ports]
+        for volume in service.volumes:
+            target = next((part for part in volume.split(":") if part.startswith("/santedb")), "").rstrip("/")
+            if server and target in MOUNTED:
+                what, todo = MOUNTED[target]
+                self.say(
+                    "D25",
+                    "warn",
+                    f"{target} comes from outside the image",
+                    service,
+                    "volumes",
+                    f"it holds {what}; this file does not show them",
+                    todo,
+                )
+            else:
+                service.left.append(f"volume {volume}")
+        if not server:
+            service.left += list(service.variables)
+
     def _judge_server(self, server: Service) -> None:
         line = str(self.answers.get("santedb_line") or "3.x")
         tokens = self._tokens(server, line)
@@ -381,7 +452,8 @@ class Adoption:
                 "nothing: the new deployment sets both",
                 "Q09",
             )
-        if "AUDIT_REPO" in tokens and not any("/santedb" in volume for volume in server.volumes):
+        mounted = {part.rstrip("/") for volume in server.volumes for part in volume.split(":")}
+        if "AUDIT_REPO" in tokens and not mounted & {"/santedb", "/santedb/config"}:
             self.say(
                 "D08",
                 "error",
@@ -597,6 +669,7 @@ class Adoption:
 
     def _connection(self, server: Service, name: str, value: str) -> None:
         if name.endswith("_PROVIDER"):
+            server.left.append(name)
             if value.casefold() != "npgsql":
                 self.say(
                     "D19",
@@ -620,6 +693,7 @@ class Adoption:
                 "Q07",
             )
         parts = _parts(value)
+        server.left.append(f"{name} ({', '.join(part for part in parts if part != 'password')})")
         if parts.get("user id", parts.get("user", "")).casefold() in ("postgres", "root"):
             self.say(
                 "D19",
@@ -729,6 +803,7 @@ class Adoption:
                 "the file does not tell what the server is for",
                 "correct the answer roles",
             )
+        server.left += [f"feature {token}" for token in tokens if token not in ANSWERED]
         self.answers["standards"] = list(dict.fromkeys(STANDARDS[token] for token in tokens if token in STANDARDS))
         self._answer("storage_mode", "mdm" if "MDM" in tokens else "default")
         if "MATCHING" not in tokens:
@@ -785,7 +860,9 @@ class Adoption:
                     return
                 meant = int(meant)
             self._answer(emitted[0]["answer"], meant)
-        elif not setting.get("emit"):
+        elif setting.get("emit"):
+            server.left.append(name)
+        else:
             self.say(
                 "D23",
                 "warn",
@@ -834,6 +911,7 @@ class Adoption:
                 )
 
     def _hl7(self, server: Service, name: str, value: str) -> None:
+        server.left.append(name)
         if value.startswith("sllp"):
             self.say(
                 "D16",
@@ -949,7 +1027,7 @@ def _passwords(name: str, value: str) -> Iterable[tuple[str, str]]:
     elif re.search(r"(?i)(passw|passwd|_pass$|secret|token|_key$)", name) and not name.endswith("_FILE"):
         yield value, ""
     elif re.search(r"://[^/\s:@]+:([^/\s@]+)@", value):
-        yield re.search(r"://[^/\s:@]+:([^/\s@]+)@", value).group(1), ""  # type: ignore[union-attr]
+        yield value.partition("://")[2].partition(":")[2].partition("@")[0], ""
 
 
 def _numbers(root: yaml.MappingNode, service: str) -> dict[str, int]:
@@ -1027,6 +1105,6 @@ def adopt(file: Path, output: Path | None, template: str | None, vcs_ref: str | 
             click.echo(adoption.text(), nl=False)
         print_problems(adoption.problems, sys.stderr)
         dangers = len(errors(adoption.problems))
-        others = len(adoption.problems) - dangers
+        others = sum(problem.severity != "note" for problem in adoption.problems) - dangers
         click.echo(f"{file}: {dangers} danger{'s' if dangers != 1 else ''}, {others} to look at.", err=True)
     sys.exit(1 if errors(adoption.problems) else 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from santescaffold.adopt import Adoption, Unreadable
 from santescaffold.cli import main
+from santescaffold.template import Template
 from tests.support import MINIMUM, ROOT
 
 FILES = ROOT / "tests" / "adopt"
@@ -29,7 +33,8 @@ def adopted(name: str) -> dict[str, Any]:
 
 
 def found(result: dict[str, Any]) -> set[tuple[str, str]]:
-    return {(problem["id"], problem["where"]) for problem in result["problems"]}
+    """What is dangerous or to be looked at; notes say what the new deployment sets up by itself."""
+    return {(problem["id"], problem["where"]) for problem in result["problems"] if problem["severity"] != "note"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FILES.iterdir()))
@@ -97,8 +102,108 @@ def test_instant() -> None:
     } == found(result)
 
 
+def test_container_page() -> None:
+    """SanteDB's page about its containers: the generic server, and the client registry with a volume."""
+    result = adopted("container-page-icdr.yml")
+    assert result["answers"]["roles"] == ["cdr"]
+    assert result["answers"]["matching_mode"] == "none"
+    dangers = {
+        ("D01", "db: image"),
+        ("D01", "santedb: image"),
+        ("D02", "db: volumes"),
+        ("D04", "db: ports"),
+        ("D04", "santedb: ports"),
+        ("D05", "db: POSTGRES_PASSWORD"),
+        ("D05", "santedb: SDB_DB_MAIN"),
+        ("D05", "santedb: SDB_DB_AUDIT"),
+        ("D07", "santedb: SDB_SEC_SIG_default"),
+        ("D08", "santedb: volumes"),
+        ("D14", "santedb: SDB_FEATURE"),
+        ("D23", "santedb: SDB_DELAY_START"),
+    }
+    assert found(result) == {*dangers, ("D24", "santedb: SDB_FEATURE")}
+    result = adopted("container-page-mpi.yml")
+    assert result["answers"]["roles"] == ["mpi"]
+    assert {"ihe_pixm", "ihe_pdqm", "ihe_pmir"} <= set(result["answers"]["standards"])
+    assert found(result) == {
+        *dangers,
+        ("D18", "santedb: SDB_MDM_RESOURCE"),
+        ("D18", "santedb: SDB_MDM_AUTO_MERGE"),
+        ("D25", "santedb: volumes"),
+    }
+
+
 def test_openhie_package() -> None:
     result = adopted("openhie-package.yml")
+    assert result["answers"]["image_versions"] == {"mpi": "2.1.3"}
+    assert result["answers"]["santedb_line"] == "2.x"
+    mounted = [problem["message"] for problem in result["problems"] if problem["id"] == "D25"]
+    assert [message.split()[0] for message in mounted] == ["/santedb/data", "/santedb/config", "/santedb/applets"]
+    assert {
+        ("D02", "db: volumes"),
+        ("D15", "santedb: SDB_REDIS_SERVER"),
+        ("D16", "santedb: SDB_DATA_POLICY_RESOURCE"),
+    } <= found(result)
+    assert ("D08", "santedb: volumes") not in found(result), "a configuration is mounted: who knows what it says"
+
+
+def without(data: Any, path: tuple[Any, ...]) -> Any:
+    """Return a copy of the data that lacks what is at the path."""
+    head, *rest = path
+    if isinstance(data, dict):
+        kept = {key: value for key, value in data.items() if key != head or rest}
+        return kept | ({head: without(data[head], tuple(rest))} if rest else {})
+    return [without(value, tuple(rest)) if rest else None for value in [data[head]] if rest] + [
+        value for place, value in enumerate(data) if place != head
+    ]
+
+
+def parts(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of everything in the data: keys, items of lists."""
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from parts(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FILES.glob("*.yml")))
+def test_nothing_is_left_behind_unseen(name: str, tmp_path: Path) -> None:
+    """Whatever is taken out of the file, the answers or the findings are others: everything is mapped, or said."""
+    template = Template(ROOT)
+
+    def outcome(data: Any) -> tuple[Any, Any]:
+        (tmp_path / name).write_text(yaml.safe_dump(data, sort_keys=False, width=4096), encoding="utf-8")
+        try:
+            adoption = Adoption(tmp_path / name, template)
+        except Unreadable as error:
+            return str(error), None
+        return adoption.answers, [(problem.id, problem.sentence) for problem in adoption.problems]
+
+    whole = yaml.load((FILES / name).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    before = outcome(whole)
+    taken, missed = 0, []
+    for path in parts(whole):
+        whole_key_is_named = (path[0] != "services" and len(path) > 1) or set(path[2:-1]) & {"depends_on", "deploy"}
+        if path[0] == "version" or whole_key_is_named:
+            continue
+        missed += [path] if outcome(without(whole, path)) == before else []
+        taken += 1
+    for service, entry in whole["services"].items():
+        for place, line in enumerate(entry.get("environment", [])):
+            variable, _, value = line.partition("=")
+            fields = [field for field in value.split(";") if field.strip()]
+            for number in range(len(fields)) if len(fields) > 1 else ():
+                kept = ";".join(fields[:number] + fields[number + 1 :])
+                changed = copy.deepcopy(whole)
+                changed["services"][service]["environment"][place] = f"{variable}={kept}"
+                missed += [(variable, fields[number].split("=")[0])] if outcome(changed) == before else []
+                taken += 1
+    assert missed == []
+    assert taken > 40
+
+
+def test_client_registry_package() -> None:
+    result = adopted("client-registry-package.yml")
     assert result["answers"]["santedb_line"] == "2.x"
     assert result["answers"]["cache"] == "redis"
     assert result["answers"]["database_failover"] == "streaming_replication"
