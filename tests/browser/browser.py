@@ -7,6 +7,7 @@ import os
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome
@@ -42,6 +43,12 @@ def violations(browser: Chrome) -> list[str]:
         for rule in found["violations"]
         for node in rule["nodes"]
     ]
+
+
+def told(browser: Chrome, kind: str = "browser") -> list[dict[str, Any]]:
+    """Return what the browser has logged of a kind since it was last asked."""
+    entries: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]  # selenium has no type for it
+    return entries
 
 
 def resize(browser: Chrome, width: int, height: int) -> None:

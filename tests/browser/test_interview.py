@@ -22,7 +22,7 @@ from santescaffold.interview.server import Server
 from santescaffold.interview.session import Session
 from santescaffold.new import create
 from santescaffold.template import Template
-from tests.browser.browser import PHONE, SCREEN, needs_browser, resize, violations
+from tests.browser.browser import PHONE, SCREEN, needs_browser, resize, told, violations
 from tests.support import MINIMUM, ROOT, load_plan
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -53,7 +53,7 @@ class Form:
             if found:
                 return found
             time.sleep(0.05)
-        log = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        log = told(self.browser)
         raise AssertionError(f"waited {PATIENCE} s for: {script}; the browser says: {log}")
 
     def settle(self) -> None:
@@ -103,7 +103,7 @@ def form(browser: Chrome, tmp_path: Path) -> Iterator[Form]:
     opened = Form(browser, tmp_path / "answers.yml")
     yield opened
     opened.close()
-    complaints = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+    complaints = [entry for entry in told(browser) if entry["level"] == "SEVERE"]
     assert complaints == []
 
 
@@ -230,7 +230,7 @@ def test_a_table_from_a_spreadsheet(form: Form, tmp_path: Path) -> None:
         "return document.querySelector('[id=\"question.hosts\"] .note').innerText.includes('is none of the fields')"
     )
     assert len(form.saved()["hosts"]) == 7
-    form.browser.get_log("browser")  # type: ignore[no-untyped-call]  # the refused table is reported there
+    told(form.browser)  # the refused table is reported there
 
 
 def test_going_on_another_day_and_importing(browser: Chrome, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_going_on_another_day_and_importing(browser: Chrome, tmp_path: Path) -> 
         browser.execute_script("state.saved = state.change")
     finally:
         form.close()
-        browser.get_log("browser")  # type: ignore[no-untyped-call]  # the refused save is reported there
+        told(browser)  # the refused save is reported there
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(form: Form) -> None:
@@ -296,4 +296,4 @@ def test_axe_finds_nothing(browser: Chrome, tmp_path: Path, size: tuple[int, int
     finally:
         form.close()
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.get_log("browser")  # type: ignore[no-untyped-call]  # Finish with errors is reported there
+        told(browser)  # Finish with errors is reported there

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 
 from santescaffold.report import gather, page
 from santescaffold.repository import Repository
-from tests.browser.browser import PHONE, SCREEN, needs_browser, resize, violations
+from tests.browser.browser import PHONE, SCREEN, needs_browser, resize, told, violations
 from tests.support import commit, git, load_plan, renderer
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -65,7 +65,7 @@ def opened(browser: Chrome, pages: dict[str, Path], request: pytest.FixtureReque
     """The browser, showing the page of the test's ``name`` in its ``size``."""
     values = request.node.callspec.params
     resize(browser, *values.get("size", SCREEN))
-    browser.get_log("performance")  # type: ignore[no-untyped-call]
+    told(browser, "performance")
     browser.get(pages[values.get("name", "comparison")].as_uri())
     yield browser
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -92,12 +92,12 @@ def test_it_fits_and_complains_of_nothing(opened: Chrome, name: str, size: tuple
         node.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((node) => node.outerHTML)""")
     assert wide == []
     assert opened.execute_script("return document.documentElement.scrollWidth") <= size[0]
-    assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]
+    assert [entry for entry in told(opened, "browser") if entry["level"] == "SEVERE"] == []
 
 
 @NAMES
 def test_nothing_but_the_file_is_asked_for(opened: Chrome, name: str) -> None:
-    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]  # type: ignore[no-untyped-call]
+    messages = [json.loads(entry["message"])["message"] for entry in told(opened, "performance")]
     asked = [
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
     ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -149,7 +150,7 @@ def test_verbs_and_their_options_exist(page: Path) -> None:
     for line in re.sub(r"\\\n\s*", " ", shown).splitlines():
         for verb, rest in re.findall(r"(?<![\w/.-])santescaffold ([a-z-]+)([^|;&]*)", line):
             assert verb in VERBS, f"santescaffold {verb}"
-            command: Any = main.get_command(None, verb)  # type: ignore[arg-type]
+            command: Any = main.get_command(click.Context(main), verb)
             known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
             for option in re.findall(r"(?<!\S)(--[a-z][a-z-]*)", rest):
                 assert option in known | {"--help"}, f"santescaffold {verb} {option}"

@@ -162,6 +162,37 @@ def test_no_secret_and_no_long_value_is_echoed(tmp_path: Path) -> None:
     assert "x" * 100 not in result.output
 
 
+def test_one_wrong_item_hides_nothing_of_the_others(tmp_path: Path) -> None:
+    """All problems in one run: what is right in a list is compared, whatever else is wrong in it."""
+    host = {"environment": "production", "groups": ["icdr"], "address": "10.0.0.1"}
+    path = written(
+        tmp_path,
+        hosts=[
+            {**host, "name": "one", "vcpu": "many"},
+            {**host, "name": "one", "groups": ["nonsense"]},
+            {**host, "name": "three", "environment": "paradise"},
+            "no host at all",
+        ],
+        networks=[
+            {"name": "first", "cidr": "10.0.0.0/8", "trusted": True},
+            {"name": "second", "cidr": "everywhere"},
+            {"name": "third", "cidr": "10.1.0.0/16", "trusted": False},
+        ],
+        identity_domains=[{"name": "One", "namespace_id": 7}],
+        sensitive_identity_domains=[{"domain": 5}, {"policy": "x"}],
+    )
+    said = run(path).output
+    for line in (
+        'V01: "many" is not a whole number; hosts, item 1, field vcpu',
+        'L01: item 1 has the same environment and name, "production / one"; hosts, item 2',
+        'L03: item 1 has the same address, "10.0.0.1"; hosts, item 2',
+        'L03: item 1 has the same address, "10.0.0.1"; hosts, item 3',
+        'V05: "no host at all" is not an entry with fields; hosts, item 4',
+        'L07: "10.1.0.0/16" overlaps 10.0.0.0/8 of item 1; networks, item 3',
+    ):
+        assert line in said, said
+
+
 def test_on_a_terminal_problems_are_blocks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem("C01", "error", "what", "where", "why", "what to do", file="a.yml", line=3)
     print_problems([problem])
@@ -201,7 +232,8 @@ IDS = sorted(Template(ROOT).catalog["questions"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.sampled_from(IDS), VALUES, min_size=1, max_size=6))
 def test_no_value_whatever_crashes_the_checks(values: dict[str, Any], template: Template, tmp_path: Path) -> None:
-    answers = answers_files.Answers("answers.yml", {**MINIMUM, **values}, root=yaml.compose("{}"))  # type: ignore[arg-type]
+    empty = yaml.MappingNode("tag:yaml.org,2002:map", [])
+    answers = answers_files.Answers("answers.yml", {**MINIMUM, **values}, root=empty)
     for problem in answers_files.check(answers, template):
-        assert len(problem.sentence.split("; ")) == 4, problem.sentence
+        assert all((problem.message, problem.where, problem.why, problem.todo)), problem.sentence
         assert len(problem.sentence) < 900

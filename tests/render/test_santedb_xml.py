@@ -679,7 +679,9 @@ def matches(answers: dict[str, Any]) -> dict[str, ElementTree.Element]:
     found = {}
     for path, root in documents(answers):
         if path.startswith("santedb/match/"):
-            found[root.find(f"{MATCHER}target").attrib["resource"]] = root  # type: ignore[union-attr]
+            target = root.find(f"{MATCHER}target")
+            assert target is not None
+            found[target.attrib["resource"]] = root
             assert path == f"santedb/match/{root.attrib['uuid']}.xml", (
                 "SanteDB renames files whose name is not their UUID"
             )
@@ -833,7 +835,7 @@ def test_data_set_changes_its_id_with_its_content() -> None:
     second = rendered({**EVERYTHING, "identity_domains": [{**NID, "validation_regex": "^[0-9]{9}$"}]})[
         "santedb/data/020-identity-domains.dataset"
     ]
-    ids = [re.search(r'<dataset [^>]*id="([^"]+)"', text).group(1) for text in (first, second)]  # type: ignore[union-attr]
+    ids = [re.findall(r'<dataset [^>]*id="([^"]+)"', text)[0] for text in (first, second)]
     assert ids[0] != ids[1]
 
 

@@ -380,14 +380,14 @@ def reviews(
                 f"the emergency deployment {name} was reviewed by {reviewer[0]}, who deployed",
             )
         last = at + datetime.timedelta(days=days) if at else None
-        until = f"it was due on {last.date()}" if last else "when it is due cannot be told"
-        late = last is None or moment(now) is None or moment(now) > last  # type: ignore[operator]
+        current = moment(now)
+        late = last is None or current is None or current > last
+        due = f"it {'was' if late else 'is'} due on {last.date()}" if last else "when it is due cannot be told"
         found = finding(
             code,
             message,
             path,
-            f"what passed the gate has to be looked at by somebody else within {days} days, and "
-            + (until if late else f"it is due on {last.date()}"),  # type: ignore[union-attr]
+            f"what passed the gate has to be looked at by somebody else within {days} days, and {due}",
             "have somebody who did not deploy read docs/runbooks/emergency-deployment.md and add `reviewed_by: NAME`, "
             "`reviewed_on: DATE` and `review: CONCLUSION` to the file",
             task=None,
