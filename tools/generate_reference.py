@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tools.compile_catalog import ROOT, compile_catalog
@@ -236,6 +236,68 @@ def ports_page(catalog: dict[str, Any]) -> str:
     return f"# Ports\n\n{GENERATED}\n\nWhat is not listed is closed.\n\n{heading}\n"
 
 
+SCHEMAS = (
+    (
+        "answers",
+        "Answers file",
+        "What `santescaffold new --answers FILE` and `copier copy --data-file FILE` take; what each answer means stands in "
+        "[Questions and answers](questions.md). It knows types and values; what answers say against each other is found by "
+        "`santescaffold check-answers FILE`.",
+    ),
+    ("plan", "Resolved plan", "`plan.yml` of a deployment repository."),
+    ("record", "Record", "`records/project/TASK.yml`, `records/ENVIRONMENT/TASK.yml`: a sign-off or a waiver."),
+)
+
+
+def form_of(schema: dict[str, Any]) -> str:
+    """Return what a schema allows, in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(form_of(one) for one in schema["anyOf"])
+    kinds = schema.get("type", "anything")
+    words = [kinds] if isinstance(kinds, str) else kinds
+    inner = schema.get("items")
+    if "array" in words and isinstance(inner, dict) and "properties" not in inner:
+        return f"list of {form_of(inner)}"
+    return " or ".join({"array": "list", "object": "structure", "null": "nothing"}.get(word, word) for word in words)
+
+
+def fields_of(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (path, form, whether it must be there, meaning) of every field of a schema, depth first."""
+    for name, part in schema.get("properties", {}).items():
+        must = "yes" if name in schema.get("required", []) else ""
+        yield f"`{prefix}{name}`", form_of(part), must, part.get("description", "")
+        inner, more = part.get("items"), part.get("additionalProperties")
+        yield from fields_of(part, f"{prefix}{name}.")
+        if isinstance(inner, dict):
+            yield from fields_of(inner, f"{prefix}{name}[].")
+        if isinstance(more, dict):
+            yield from fields_of(more, f"{prefix}{name}.*.")
+
+
+def schemas_page(_: dict[str, Any]) -> str:
+    """The JSON Schemas that ship with the package."""
+    parts = [
+        "# Files and their schemas",
+        GENERATED,
+        "Three files are read by people and programs alike, and each has a JSON Schema (draft 2020-12). They ship with the "
+        "package, in `santescaffold/schemas/`. An editor with a YAML language server completes and checks an answers file "
+        "whose first line names its schema:",
+        "```yaml\n# yaml-language-server: $schema=/path/to/santescaffold/schemas/answers.schema.json\n```",
+    ]
+    for name, title, about in SCHEMAS:
+        schema = json.loads((ROOT / "santescaffold" / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
+        parts += [f"## {title}", f"{about} Schema: [{name}.schema.json](../schemas/{name}.schema.json)."]
+        if name != "answers":
+            parts += [cell(schema["description"]), table(("Field", "Form", "Required", "Meaning"), fields_of(schema))]
+    return "\n\n".join(parts) + "\n"
+
+
 PAGES: dict[str, Callable[[dict[str, Any]], str]] = {
     "questions.md": questions_page,
     "features.md": features_page,
@@ -243,6 +305,7 @@ PAGES: dict[str, Callable[[dict[str, Any]], str]] = {
     "constraints.md": constraints_page,
     "ports.md": ports_page,
     "roles.md": roles_page,
+    "schemas.md": schemas_page,
 }
 
 
