@@ -223,7 +223,27 @@ def test_answers_reach_their_section(answers: dict[str, Any], section: str, key:
 
 
 def test_a_central_audit_repository_receives_audits() -> None:
-    """C42: the audit repository's port is open to sources, over TLS, with a certificate of its own."""
+    """C42: the audit repository's port is open to sources, over TLS, with a certificate of its own, and watched."""
     plan, _ = named("audit-repository")
+    assert {11514, 11515} <= {probe["port"] for probe in plan["monitoring"]["probes"]}
+    assert "audit_receiver_silence" in [alert["id"] for alert in plan["monitoring"]["alerts"]]
+    assert not {11514, 11515} & {probe["port"] for probe in named("demoland-mpi")[0]["monitoring"]["probes"]}
     assert [port for port in plan["ports"] if port["service"] == "audit-syslog-tls" and port["tls"]]
     assert [entry for entry in plan["certificates"] if entry["purpose"] == "audit_receiver"]
+
+
+def test_an_application_server_of_a_split_cluster_is_asked_for_what_it_has() -> None:
+    """Each probe of an application server names the roles whose features bring its end point."""
+    plan = renderer().template.resolve({**load_plan("demoland-mpi"), "topology": "role_split_cluster", "hosts": []})
+    environment = next(item for item in plan["environments"] if item["icdr_split"])
+    hosts = {host["name"]: host["icdr_role"] for host in plan["hosts"] if host["environment"] == environment["name"]}
+    features = {
+        hosts[name]: values["SDB_FEATURE"].split(";") for name, values in environment["icdr_host_environment"].items()
+    }
+    needed = {"/hdsi/": "HDSI", "/ami/": "AMI", "/bis/": "BIS", "/auth": "OPENID", "/fhir": "FHIR", "connect": "HL7"}
+    probes = [probe for probe in plan["monitoring"]["probes"] if probe["group"] == "icdr"]
+    assert {role for probe in probes for role in probe["runs_on"]} == {"ami", "hdsi", "bis"}
+    for probe in probes:
+        feature = next(name for text, name in needed.items() if text in probe["request"])
+        assert all(feature in features[role] for role in probe["runs_on"]), probe["id"]
+    assert not any("runs_on" in probe for probe in named("demoland-mpi")[0]["monitoring"]["probes"])

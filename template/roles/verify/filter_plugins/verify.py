@@ -112,6 +112,13 @@ class Context:
             raise Cannot(f"the environment has no host in the group {group}")
         return names[0]
 
+    def serving(self, role):
+        """Return the first application server that has the end points of this role. Raises Cannot when there is none."""
+        for host in self.hosts("icdr"):
+            if self.given["icdr_roles"].get(host, "all") in (role, "all"):
+                return host
+        raise Cannot(f"the environment has no application server for {role}")
+
     def rendered(self):
         """Yield path and text of each file of this environment's configuration."""
         patterns = [f"santedb/{self.environment}/**/*", "santedb/data/**/*", "santedb/match/**/*"]
@@ -770,8 +777,9 @@ def datasets(it):
     for host in it.hosts("icdr"):
         left = [found["path"] for found in it.seen.get(host, {}).get("files", []) if found["path"].endswith(".dataset")]
         if it.look(host, "requests", "ready").get("status") != 204:
+            role = it.given["icdr_roles"].get(host, "all").replace("all", "hdsi")
             problems.append(
-                fault("The application is not ready", host, "PING /hdsi/ is not answered by 204", "see its log")
+                fault("The application is not ready", host, f"PING /{role}/ is not answered by 204", "see its log")
             )
         if left:
             problems.append(
@@ -897,12 +905,12 @@ def hl7_senders(it):
 @check("DEP-46")
 def fhir(it):
     """CapabilityStatement equals fhir_resources."""
-    answer = it.look(it.first("icdr"), "requests", "fhir")
+    answer = it.look(it.serving("hdsi"), "requests", "fhir")
     if answer.get("status") != 200:
         return [
             fault(
                 f"/fhir/metadata answers {answer.get('status')}",
-                it.first("icdr"),
+                it.serving("hdsi"),
                 "FHIR cannot be used",
                 "see the application's log",
             )
@@ -1153,12 +1161,12 @@ def api_documents(it):
 @check("DEP-32")
 def console(it):
     """The administration interface answers."""
-    answer = it.look(it.first("icdr"), "requests", "ami")
+    answer = it.look(it.serving("ami"), "requests", "ami")
     if answer.get("status") != 204:
         return [
             fault(
                 f"/ami/ answers {answer.get('status')}",
-                it.first("icdr"),
+                it.serving("ami"),
                 "nobody can administer it",
                 "see the application's log",
             )
