@@ -14,6 +14,11 @@ _VALUE = re.compile(r"[^\"'>\r\n]+")
 _TROUBLE = re.compile(r"^\s*(ERR|FATAL|ERROR)\b", re.IGNORECASE)
 _EXISTS = r"duplicate|already exists|conflict|unique constraint"
 _MISSING = r"not found|does not exist|unknown"
+# What a partner's application may do with master records. SanteDB asks for the first policy when a record is merged into a master,
+# for the second when a master is merged away; a denial of the application binds whoever works through it.
+# Source: santedb/santedb-mdm SanteDB.Persistence.MDM/MdmPermissionPolicyIdentifiers.cs, Services/Resources/MdmEntityMerger.cs
+_MASTERS = {"write": "1.3.6.1.4.1.33349.3.1.5.9.2.6.1", "merge": "1.3.6.1.4.1.33349.3.1.5.9.2.6.3"}
+_MAY = {"local_only": (), "write_master": ("write",), "merge_master": ("write", "merge")}
 
 
 def _random() -> str:
@@ -100,6 +105,16 @@ def icdr_hardening_commands(wanted: dict[str, Any]) -> list[dict[str, str]]:
                 who = f"{kind} {name} of {partner['name']}"
                 commands.add(who, f"{kind}.add {_name(name)} -s {_quoted(secret)}", _EXISTS, f"{kind}.add {name}")
                 commands.add(f"secret of {who}", f"{kind}.secret {_name(name)} -s {_quoted(secret)}")
+        # Null: the plan keeps no masters.
+        if partner.get("application") and partner.get("merge_permission"):
+            for kind, oid in _MASTERS.items():
+                may = kind in _MAY[partner["merge_permission"]]
+                commands.add(
+                    f"{kind} masters by application {partner['application']} of {partner['name']}",
+                    f"application.grant {_name(partner['application'])} -p {_quoted(oid)} -g {'GRANT' if may else 'DENY'}",
+                    # A policy that is not there permits nothing.
+                    "" if may else "Policy having OID",
+                )
     for domain in wanted["domains"]:
         line = f"id.add -n {_name(domain['namespace_id'])}"
         for option, field in (("o", "oid"), ("u", "url"), ("d", "name")):
