@@ -198,6 +198,13 @@ MARKED: dict[str, dict[str, Any]] = yaml.safe_load(
 )
 
 
+# How documents word a standard: as the questionnaire does, without its remarks.
+LABELS = {
+    value: re.sub(r" - .*| \(.*", "", label)
+    for label, value in renderer().template.catalog["questions"]["standards"]["choices"].items()
+}
+
+
 @pytest.mark.parametrize("answer", sorted(MARKED))
 def test_every_field_of_a_structure_lands_in_a_document(answer: str) -> None:
     name, value = MARKED[answer]["plan"], MARKED[answer]["value"]
@@ -213,7 +220,7 @@ def test_every_field_of_a_structure_lands_in_a_document(answer: str) -> None:
             continue
         words = [str(part) for part in (content if isinstance(content, list) else [content])]
         for word in words:
-            escaped = word.replace("|", "\\|")
+            escaped = LABELS.get(word, word).replace("|", "\\|") if field == "standards" else word.replace("|", "\\|")
             assert escaped in everything or escaped.replace("_", " ") in everything, f"{answer}.{field}: {word}"
     for field in set(fields) - set(item) if isinstance(fields, dict) else ():
         assert field in _OPTIONAL.get(answer, ()), f"{answer}.{field} is tested by nobody"
@@ -243,6 +250,33 @@ TEXTS = {
 @pytest.mark.parametrize("answer", sorted(TEXTS))
 def test_text_comes_back_word_for_word(answer: str) -> None:
     assert "Xylophone seven" in "\n".join(render({**load_plan(TEXTS[answer]), answer: "Xylophone seven"}).values())
+
+
+# What a registry without patients may still say: SanteDB's own names, and that there are none.
+PATIENT_FACTS = re.compile(
+    r"searching-patients|no patients? |Person hits Patient|## Patient|per patient record|SanteDB ships one for patients"
+)
+
+
+@pytest.mark.parametrize("name", ["facility-registry", "product-registry"])
+def test_registries_without_patients_do_not_speak_of_them(name: str) -> None:
+    for path, text in documents(name).items():
+        for line in text.splitlines():
+            assert not re.search("patient", PATIENT_FACTS.sub("", line), re.I), f"{path}: {line}"
+
+
+@pytest.mark.parametrize("name", ["audit-repository", "hospital-cdr-single-host"])
+def test_nobody_is_sent_to_an_environment_the_plan_does_not_have(name: str) -> None:
+    for path, text in documents(name).items():
+        for line in text.splitlines():
+            assert "staging" not in line or "D38" in line, f"{path}: {line}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_value_leaves_no_dash_in_a_sentence(name: str) -> None:
+    for path, text in documents(name).items():
+        for line in text.splitlines():
+            assert line.startswith("|") or "—" not in line, f"{path}: {line}"
 
 
 def test_a_thousand_sites_stay_one_row_each() -> None:

@@ -178,7 +178,7 @@ def test_readme_asks_for_the_people_nobody_named() -> None:
 def test_what_a_cell_holds_cannot_break_its_table() -> None:
     contact = {"team_role": "developer", "name": "A | B", "organization": "two\nlines", "email": "a@example.org"}
     text = renderer().render({**MINIMUM, "contacts": [contact]}, ["README.md.jinja"])["README.md"]
-    assert r"| developer | A \| B | two lines | a@example.org |  |" in text
+    assert r"| developer | A \| B | two lines | a@example.org | — |" in text
 
 
 def test_tools_are_pinned_to_the_versions_the_tests_use() -> None:
