@@ -179,6 +179,10 @@ def test_servers_of_a_role_split_cluster_differ_in_their_own_variables() -> None
     assert len(set(features.values())) == 3
     routes = generated(rendered, "production", "proxy")["proxy_routes"]
     assert {route["role"] for route in routes} == {"ami", "hdsi", "bis"}
+    assert {"/fhir", "/gs1"} & {route["path"] for route in routes} == {"/fhir"}
+    without = files({"topology": "role_split_cluster", "cache": "redis", "roles": ["identity_provider"]})
+    paths = {route["path"] for route in generated(without, "production", "proxy")["proxy_routes"]}
+    assert not {"/fhir", "/gs1"} & paths, "what is not served is not passed on"
     assert generated(rendered, "production", "icdr")["icdr_rolling"] is True
 
 
