@@ -198,10 +198,13 @@ MARKED: dict[str, dict[str, Any]] = yaml.safe_load(
 )
 
 
-# How documents word a standard: as the questionnaire does, without its remarks.
+# How documents word a standard: as the questionnaire does, without its remarks; and a kind of system.
 LABELS = {
-    value: re.sub(r" - .*| \(.*", "", label)
-    for label, value in renderer().template.catalog["questions"]["standards"]["choices"].items()
+    **renderer().template.catalog["system_types"],
+    **{
+        value: re.sub(r" - .*| \(.*", "", label)
+        for label, value in renderer().template.catalog["questions"]["standards"]["choices"].items()
+    },
 }
 
 
@@ -220,7 +223,7 @@ def test_every_field_of_a_structure_lands_in_a_document(answer: str) -> None:
             continue
         words = [str(part) for part in (content if isinstance(content, list) else [content])]
         for word in words:
-            escaped = LABELS.get(word, word).replace("|", "\\|") if field == "standards" else word.replace("|", "\\|")
+            escaped = (LABELS.get(word, word) if field in ("standards", "type") else word).replace("|", "\\|")
             assert escaped in everything or escaped.replace("_", " ") in everything, f"{answer}.{field}: {word}"
     for field in set(fields) - set(item) if isinstance(fields, dict) else ():
         assert field in _OPTIONAL.get(answer, ()), f"{answer}.{field} is tested by nobody"
