@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -21,10 +20,7 @@ from click.testing import CliRunner, Result
 
 from santescaffold import journal
 from santescaffold.cli import main
-from santescaffold.repository import Repository
-from santescaffold.status import collect
-from tests.conftest import ReleasedTemplate
-from tests.support import ROOT, commit, git, load_plan
+from tests.support import ROOT, commit, git
 from tests.update.small_template import make_repository, make_template, state
 
 CHANGE = ("--set", "servers=5", "--set", "portal=false", "--set", "name=two")
@@ -537,64 +533,4 @@ def test_what_plan_says_is_what_update_does(repository: Path) -> None:
         for command in predicted["commands"]:
             assert command["command"] in done.output or predicted["conflicts"]
         git(repository, "checkout", "--ours", ".") if predicted["conflicts"] else None
-        commit(repository)
-
-
-SECTIONS = {
-    "features": ("id",),
-    "hosts": ("environment", "name"),
-    "certificates": ("environment", "id"),
-    "databases": ("name",),
-    "tasks": ("id",),
-}
-
-
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_predictions_of_the_real_template(released: ReleasedTemplate, tmp_path: Path) -> None:
-    """Several changes in a row: what plan says of answers, hosts, certificates, tasks, records is what comes true."""
-    repository = released.copy(tmp_path / "repository", load_plan("demoland-mpi"))
-    before_plan = Repository(repository).plan
-    task = next(
-        task for task in before_plan["tasks"] if "rpo_hours" in task["depends_on"] and task["scope"] == "project"
-    )
-    record = {
-        "task": task["id"], "decision": "done", "by": "A", "approved_by": "B", "team_role": task["owner"],
-        "on": "2026-11-01", "evidence": "x", "answers_digest": task["answers_digest"],
-    }  # fmt: skip
-    write(repository / "records" / "project" / f"{task['id']}.yml", json.dumps(record))
-    for change in (
-        ("--set", "web_portal=false", "--set", "rpo_hours=6"),
-        ("--set", "environments=[training, staging, production]"),
-    ):
-        said = run("plan", repository, *change, "--json")
-        assert said.exit_code == 0, said.output
-        predicted = json.loads(said.stdout)
-        old = state(repository)["files"]
-        old_plan = {name: Repository(repository).plan[name] for name in (*SECTIONS, "answers")}
-        done = run("update", repository, *change)
-        assert done.exit_code == 0, done.output
-        new = state(repository)["files"]
-        assert predicted["files"]["added"] == sorted(set(new) - set(old))
-        assert predicted["files"]["removed"] == sorted(set(old) - set(new))
-        assert predicted["files"]["changed"] == sorted(name for name in set(old) & set(new) if old[name] != new[name])
-        assert [entry["command"] for entry in predicted["commands"]] == re.findall(
-            r"(?m)^  (ansible-playbook .*)$", done.stdout
-        )
-        plan = Repository(repository).plan
-        for section, keys in SECTIONS.items():
-            sides = [{tuple(entry[key] for key in keys) for entry in side[section]} for side in (old_plan, plan)]
-            told = {
-                word: {tuple(entry[key] for key in keys) for entry in predicted[section][word]}
-                for word in ("added", "removed")
-            }
-            assert told == {"added": sides[1] - sides[0], "removed": sides[0] - sides[1]}, section
-        changed = {name for name in plan["answers"] if plan["answers"][name] != old_plan["answers"][name]}
-        assert {entry["id"] for entry in predicted["answers"]} == changed
-        void = {entry["task"] for entry in collect(Repository(repository))["void"]}
-        assert void == {task["id"]}
-        assert {entry["task"] for entry in predicted["records_void"]} == (
-            {task["id"]} if "rpo_hours" in changed else set()
-        )
         commit(repository)
