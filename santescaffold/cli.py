@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -45,11 +46,87 @@ class Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb somebody typed, or say which one may have been meant."""
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            meant = difflib.get_close_matches(args[0], VERBS, 1, 0.5)
+            raise click.UsageError(
+                f"there is no command {args[0][:40]}; nothing was done; "
+                + (f"did you mean {meant[0]}?" if meant else "see `santescaffold --help`"),
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a repository or a disk that cannot be used is told in one sentence, whichever verb met it."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # somebody has read enough; click knows
+            click.echo(
+                f"Error: {error.strerror or error}; {error.filename or ctx.invoked_subcommand}; the command could not "
+                "finish; see that the file is there, that you may use it and that the disk has space",
+                err=True,
+            )
+            ctx.exit(PROBLEMS)
+        except Exception as error:
+            from santescaffold.repository import NoRepository
+
+            if not isinstance(error, NoRepository):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(WRONG_USE)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs with their whole first sentence, however narrow the terminal."""
+        rows = []
+        for name in VERBS:
+            command = self.get_command(ctx, name)
+            assert command is not None
+            rows.append((name, " ".join((command.help or "").split("\n\n")[0].split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def known_tasks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the id of a task from the plan."""
+    return [name for name in _completing(ctx, "tasks") if name.startswith(incomplete.upper())]
+
+
+def known_environments(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of an environment from the plan."""
+    return [name for name in _completing(ctx, "environments") if name.startswith(incomplete)]
+
+
+def known_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete whatever can be explained."""
+    from santescaffold import explain as explaining
+
+    names = {*explaining.everything(explaining.load_catalog()), *_completing(ctx, "tasks")}
+    return sorted(name for name in names if name.casefold().startswith(incomplete.casefold()))
+
+
+def _completing(ctx: click.Context, what: str) -> list[str]:
+    from santescaffold.repository import NoRepository, Repository
+
+    try:
+        return list(getattr(Repository(Path(ctx.params.get("repo") or ".")), what))
+    except NoRepository:
+        return []  # outside a repository there is nothing to offer
+
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="santescaffold")
 def main() -> None:
-    """Plan a SanteDB deployment, and keep its repository in step with the plan."""
+    """Plan a SanteDB deployment, and keep its repository in step with the plan.
+
+    Every verb ends with 0 when all is well, 1 when it found problems, 2 when it was called wrongly.
+    """
 
 
 TEMPLATE_HELP = "Where the template is: a URL, or the directory of a clone."
@@ -64,6 +141,11 @@ def check_answers(file: Path, template: str | None, vcs_ref: str | None, as_json
     """List every problem of the answers in FILE, before anything is rendered.
 
     Exits with 1 when there are errors; warnings alone do not stop a plan.
+
+    \b
+    Examples:
+      santescaffold check-answers plan.yml
+      santescaffold check-answers plan.yml --template ~/santescaffold --json
     """
     from santescaffold import answers, problems
     from santescaffold.template import PUBLIC_URL, TemplateError, obtain
@@ -96,6 +178,12 @@ def new(dest: Path, file: Path | None, template: str | None, vcs_ref: str | None
     """Check the answers, write the deployment repository to DEST, and commit it.
 
     Nothing is left behind when it refuses or is interrupted.
+
+    \b
+    Examples:
+      santescaffold new registry --answers plan.yml
+      santescaffold new registry                       asks the questions here
+      santescaffold new registry --answers plan.yml --template ~/santescaffold --vcs-ref v1.0.0
     """
     from santescaffold.new import Refused, create
     from santescaffold.problems import print_problems
@@ -120,7 +208,7 @@ REPO = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("repo", type=REPO, default=".")
-@click.option("--environment", metavar="E", help="Only this environment.")
+@click.option("--environment", metavar="E", shell_complete=known_environments, help="Only this environment.")
 @click.option("--json", "as_json", is_flag=True, help="Write the status as JSON.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 while an environment is blocked (for CI).")
 def status(repo: Path, environment: str | None, as_json: bool, exit_code: bool) -> None:
@@ -169,9 +257,11 @@ def _repository(path: Path, environment: str | None = None) -> Any:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=known_tasks)
 @click.option("--repo", type=REPO, default=".", help="The deployment repository.")
-@click.option("--environment", metavar="E", help="Needed for tasks of deployment and rollout.")
+@click.option(
+    "--environment", metavar="E", shell_complete=known_environments, help="Needed for tasks of deployment and rollout."
+)
 @click.option("--by", required=True, metavar="NAME", help="Who signs.")
 @click.option("--team-role", required=True, metavar="ROLE", help="In which team role, such as security_analyst.")
 @click.option("--evidence", metavar="PATH|URL", help="What shows that it is done.")
@@ -229,9 +319,11 @@ def sign(
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=known_tasks)
 @click.option("--repo", type=REPO, default=".", help="The deployment repository.")
-@click.option("--environment", metavar="E", help="Needed for tasks of deployment and rollout.")
+@click.option(
+    "--environment", metavar="E", shell_complete=known_environments, help="Needed for tasks of deployment and rollout."
+)
 @click.option("--reason", required=True, metavar="TEXT", help="Why going on without it is acceptable.")
 @click.option("--expires", required=True, metavar="DATE", help="The last day it holds.")
 @click.option("--by", required=True, metavar="NAME", help="Who waives.")
@@ -283,7 +375,7 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("id", metavar="ID")
+@click.argument("id", metavar="ID", shell_complete=known_ids)
 @click.option("--repo", type=REPO, default=".", help="The deployment repository, if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Write what is known as JSON.")
 def explain(id: str, repo: Path, as_json: bool) -> None:

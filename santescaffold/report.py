@@ -279,7 +279,8 @@ def page(data: Mapping[str, Any]) -> str:
 @click.option(
     "--compare", metavar="REVISION", help="Show too what changed in the plan since this commit, tag or branch."
 )
-def report(repo: Path, output: Path, compare: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what the page shows as JSON, and write no page.")
+def report(repo: Path, output: Path, compare: str | None, as_json: bool) -> None:
     """Write one HTML page about REPO: progress, what blocks production, certificates, machines, the plan in words.
 
     The page needs no network, prints well, and can be sent by mail. It holds names and addresses of machines: send it
@@ -294,7 +295,13 @@ def report(repo: Path, output: Path, compare: str | None) -> None:
 
     tell_interrupted(repo)
     try:
-        text = page(gather(Repository(repo), compare))
+        data = gather(Repository(repo), compare)
+        if as_json:
+            for environment in data["environments"]:
+                del environment["drawing"]
+            click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+            return
+        text = page(data)
     except NoRepository as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from santescaffold.records import load_yaml, plan_section, plan_sections, read_records
 
 
@@ -95,7 +97,13 @@ class Repository:
         path = self.path / ".copier-answers.yml"
         if not path.is_file():
             return {}
-        loaded = load_yaml(path.read_text(encoding="utf-8"), typed=True)
+        try:
+            loaded = load_yaml(path.read_text(encoding="utf-8"), typed=True)
+        except (ValueError, yaml.YAMLError) as error:
+            raise NoRepository(
+                f"the stored answers are no YAML; {path}; Copier and every check of the answers rest on them; "
+                "restore them with `git checkout .copier-answers.yml`"
+            ) from error
         return loaded if isinstance(loaded, dict) else {}
 
     def git(self, *arguments: str) -> str | None:

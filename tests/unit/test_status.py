@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from santescaffold.cli import VERBS, main
@@ -187,3 +189,78 @@ def test_help_has_an_example(verb: str) -> None:
     done = run(verb, "--help")
     assert done.exit_code == 0
     assert f"santescaffold {verb}" in done.output.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("text", [": : [", "schema: 2", "", "schema: 1\ntasks: 5", "- a", "\x00"])
+@pytest.mark.parametrize(
+    "verb",
+    [("status",), ("check",), ("report",), ("explain", "DEP-50", "--repo"),
+     ("sign", "PLN-10", "--by", "A", "--team-role", "b", "--evidence", "c", "--repo")],
+    ids=lambda verb: verb[0],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path, verb: tuple[str, ...], text: str) -> None:
+    (tmp_path / "plan.yml").write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(main, [*verb, str(tmp_path)])
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+    said = done.output.splitlines()[-1]
+    assert said.startswith("Error: the plan ")
+    assert said.count("; ") == 3
+
+
+def test_answers_that_cannot_be_read_and_a_disk_that_cannot_be_used(
+    largest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(largest, tmp_path / "repository")
+    (tmp_path / "repository" / ".copier-answers.yml").write_text(": : [", encoding="utf-8")
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "repository")])
+    assert done.exit_code == 2
+    assert "Error: the stored answers are no YAML; " in done.output
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "records")
+
+    monkeypatch.setattr("santescaffold.sign.write", full)
+    arguments = ["sign", "PLN-10", "--by", "A", "--team-role", "b", "--evidence", "c", "--repo", str(largest)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "Error: No space left on device; records; the command could not finish" in done.output
+
+
+def test_a_misspelt_verb_is_guessed() -> None:
+    done = CliRunner().invoke(main, ["stat"])
+    assert done.exit_code == 2
+    assert "there is no command stat; nothing was done; did you mean status?" in done.output
+
+
+def test_help_shows_every_sentence_whole_on_a_narrow_terminal() -> None:
+    done = CliRunner().invoke(main, ["--help"], terminal_width=50)
+    assert done.exit_code == 0
+    assert "..." not in done.output.partition("Commands:")[2]
+    assert max(map(len, done.output.splitlines())) <= 50
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["sign", "--repo", "{repo}", "dep-5"], "DEP-50"),
+        (["waive", "--repo", "{repo}", "PLN-1"], "PLN-10"),
+        (["explain", "lockout"], "lockout_attempts"),
+        (["explain", "q4"], "Q49"),
+        (["sta"], "status"),
+    ],
+)
+def test_the_shell_completes_verbs_and_ids(largest: Path, words: list[str], offered: str) -> None:
+    done = [word.replace("{repo}", str(largest)) for word in words]
+    completed = ShellComplete(main, {}, "santescaffold", "_SANTESCAFFOLD_COMPLETE")
+    found = [item.value for item in completed.get_completions(done[:-1], done[-1])]
+    assert offered in found
+    outside = completed.get_completions(["sign", "--repo", "/", ""], "DEP-")
+    assert outside == []
+
+
+def test_the_report_as_data(largest: Path) -> None:
+    done = CliRunner().invoke(main, ["report", str(largest), "--json"])
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    assert {"status", "certificates", "waivers", "history", "environments"} <= set(data)
