@@ -662,12 +662,7 @@ def certificates(look: Inspection) -> Iterator[Problem]:
                 "put it there in PEM format",
                 file=found,
             )
-        if (
-            not found
-            and entry["issuer"] in ("national_ca", "organization_ca", "supplied")
-            and not entry.get("automated")
-            and not ends
-        ):
+        if not found and entry["issuer"] in ("national_ca", "supplied") and not entry.get("automated") and not ends:
             yield Problem(
                 "K16",
                 "warn",

@@ -105,11 +105,7 @@ class Site:
             render.snapshot(self.folder / "template")
         render.render(self.repository, {**PLAN, "hosts": hosts, **answers}, self.folder / "template")
         vault = self.repository / f"inventories/{ENVIRONMENT}/group_vars/all/vault.yml"
-        generated = vault.parent / "10-generated.yml"
-        # The lab's ministry has no authority of its own: the environment's takes its place.
-        text = generated.read_text(encoding="utf-8").replace('"organization_ca"', '"environment_ca"')
-        generated.write_text(text, encoding="utf-8")
-        facts = yaml.safe_load(text)
+        facts = yaml.safe_load((vault.parent / "10-generated.yml").read_text(encoding="utf-8"))
         for secret in facts["santedb_required_secrets"]:
             text = f"Aa1{secrets.token_hex(14)}" + ("-" if "password" in secret["name"] else "")
             self.values.setdefault(secret["name"], text)

@@ -235,29 +235,34 @@ def test_partners_hold_a_certificate_where_the_plan_asks_for_one() -> None:
     assert len(twins) == len(set(twins))
 
 
-@pytest.mark.parametrize(("source", "days"), [("public_ca", 90), ("national_ca", 365), ("organization_ca", 365)])
+@pytest.mark.parametrize(("source", "days"), [("public_ca", 90), ("national_ca", 365), ("self_signed", 90)])
 def test_issuer_and_lifetime_follow_the_source(source: str, days: int) -> None:
     proxy = next(entry for entry in register({"tls_certificate_source": source}) if entry["purpose"] == "proxy")
     assert (proxy["issuer"], proxy["lifetime_days"]) == (source, days)
 
 
-def test_the_environment_s_own_authority_is_not_the_organization_s() -> None:
-    """What the country's or organization's authority issues is requested; the repository signs with its own alone."""
+def test_an_own_authority_is_the_one_kept_with_the_repository() -> None:
+    """What others issue is requested; with an authority of its own, nothing is: the repository signs everything."""
     answers = {
-        "tls_certificate_source": "organization_ca",
         "client_certificate_scope": "oauth_only",
         "connected_systems": [{"name": "Lab", "standards": ["fhir_r4"], "direction": "inbound"}],
     }
-    entries = {entry["purpose"]: entry for entry in register(answers) if entry["environment"] == "production"}
-    assert {purpose: entries[purpose]["issuer"] for purpose in ("proxy", "partner", "clients_ca", "database")} == {
-        "proxy": "organization_ca",
-        "partner": "organization_ca",
-        "clients_ca": "organization_ca",
-        "database": "environment_ca",
-    }
-    assert (entries["proxy"]["automated"], entries["database"]["automated"]) == (False, True)
-    own = {entry["purpose"]: entry["issuer"] for entry in register({**answers, "tls_certificate_source": "public_ca"})}
-    assert (own["proxy"], own["partner"], own["clients_ca"]) == ("public_ca", "environment_ca", "environment_ca")
+
+    def issuers(source: str) -> dict[str, tuple[str, bool]]:
+        entries = register({**answers, "tls_certificate_source": source})
+        return {
+            entry["purpose"]: (entry["issuer"], entry["automated"])
+            for entry in entries
+            if entry["environment"] == "production"
+            and entry["purpose"] in ("proxy", "partner", "clients_ca", "database")
+        }
+
+    kept, partner = ("environment_ca", True), ("environment_ca", False)
+    assert issuers("organization_ca") == {"proxy": kept, "partner": partner, "clients_ca": kept, "database": kept}
+    outside = ("national_ca", False)
+    assert issuers("national_ca") == {"proxy": outside, "partner": outside, "clients_ca": outside, "database": kept}
+    public = ("public_ca", False)
+    assert issuers("public_ca") == {"proxy": public, "partner": partner, "clients_ca": kept, "database": kept}
 
 
 def test_a_native_installation_has_its_keys_in_its_program_s_directory() -> None:

@@ -114,7 +114,7 @@ def certificates_problems(
     name = entry["id"]
     at = datetime.datetime.fromisoformat(now).replace(tzinfo=UTC) if now else datetime.datetime.now(UTC)
     redo = f"correct the register or the file, then renew it with certificates_force_renewal=['{name}']"
-    if entry.get("issuer") in ("public_ca", "national_ca", "organization_ca", "supplied"):
+    if entry.get("issuer") in ("public_ca", "national_ca", "supplied"):
         redo = f"have it issued again from the request, or correct the register, and put it at <certificates>/{name}.crt"
 
     def problem(what: str, why: str) -> str:
@@ -169,7 +169,7 @@ def certificates_problems(
                     "hosts and partners trust that authority only",
                 )
             )
-    elif entry.get("issuer") in ("public_ca", "national_ca", "organization_ca"):
+    elif entry.get("issuer") in ("public_ca", "national_ca"):
         if leaf.issuer == leaf.subject:
             found.append(problem("it is self-signed", "nobody outside trusts it"))
         for lower, upper in zip(chain, chain[1:]):
