@@ -251,13 +251,14 @@ def placeholders(look: Inspection) -> Iterator[Problem]:
         path: count for path in look.files if path.endswith(".md") and (count := look.text(path).count("TODO(people)"))
     }
     if gaps:
+        most = sorted(gaps, key=lambda path: (-gaps[path], path))[:3]
         yield Problem(
             "K06",
             "note",
             f"{sum(gaps.values())} gaps are left for people in {len(gaps)} documents",
-            ", ".join(sorted(gaps)),
+            f"most of them in {', '.join(most)}",
             "the plan cannot know them",
-            "search for TODO(people)",
+            "list them: grep -rn 'TODO(people)' README.md docs checklists",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from santescaffold.records import assess, judge_gate, record_path, repeated_path, words
 from santescaffold.repository import Repository
 
+NARROW = 66
 STATES = ("done", "waived", "void", "open")
 
 
@@ -105,11 +106,18 @@ def print_status(status: dict[str, Any]) -> None:
         _print_plain(status)
 
 
+def _phase_lines(status: dict[str, Any]) -> list[str]:
+    return [
+        f"phase {phase['number']} {phase['name']}, {place['name']}: "
+        + ", ".join(f"{place[state]} {state}" for state in STATES)
+        for phase in status["phases"]
+        for place in phase["places"]
+    ]
+
+
 def _print_plain(status: dict[str, Any]) -> None:
-    for phase in status["phases"]:
-        for place in phase["places"]:
-            counted = ", ".join(f"{place[state]} {state}" for state in STATES)
-            print(f"phase {phase['number']} {phase['name']}, {place['name']}: {counted}")
+    for line in _phase_lines(status):
+        print(line)
     for environment in status["environments"]:
         print(f"{environment['name']}: {BLOCKED[environment['blocked']]}")
         for found in environment["reviews"]:
@@ -147,7 +155,11 @@ def _print_rich(status: dict[str, Any]) -> None:
         for number, place in enumerate(phase["places"]):
             label = f"{phase['number']} {phase['name']}" if number == 0 else ""
             table.add_row(label, place["name"], *(str(place[state] or "·") for state in STATES))
-    console.print(table)
+    if console.width < NARROW:  # the columns of a table would be cut
+        for line in _phase_lines(status):
+            console.print(line, markup=False)
+    else:
+        console.print(table)
     for environment in status["environments"]:
         style = {"deployment": "bold red", "use": "yellow", None: "green"}[environment["blocked"]]
         console.print(f"\n[bold]{environment['name']}[/bold]: [{style}]{BLOCKED[environment['blocked']]}[/{style}]")

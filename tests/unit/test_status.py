@@ -90,15 +90,19 @@ def test_waivers_and_unread_records(tmp_path: Path) -> None:
     assert [entry["code"] for entry in found["unread"]] == ["gone"]
 
 
+@pytest.mark.parametrize("columns", [40, 66, 120])
 def test_tables_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
 ) -> None:
     from santescaffold import status
     from santescaffold.repository import Repository
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
     status.print_status(status.collect(Repository(lay_out(case("nothing signed"), tmp_path))))
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in shown, "words are cut"
+    shown = " ".join(shown.split())
     assert "production: a deployment is refused" in shown
     assert "project sponsor: PLN-10" in shown
 
