@@ -118,7 +118,10 @@ def encrypted(
 def save_files(settings: dict[str, Any], store: Store, manifest: dict[str, Any]) -> None:
     for component in settings["files"]:
         paths = [path for path in component["paths"] if os.path.lexists(path)]
-        if paths:
+        if not paths:
+            manifest["absent"].append(component["id"])
+            print(f"{component['id']} ({', '.join(component['paths'])}) is not on this host and not in the backup", file=sys.stderr)
+        else:
             # 1: a file changed while it was read
             command = [
                 "tar",
@@ -245,6 +248,7 @@ def main() -> int:
             "stamp": stamp,
             "mode": None,
             "items": [],
+            "absent": [],
             "databases": {},
         }
         problems = []

@@ -39,7 +39,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-results:
+answers:
   description: For each name accepted, second_factor or refused.
   type: dict
   returned: success
@@ -86,9 +86,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    results = {str(one["name"]): judge(module.params["url"], one) for one in module.params["attempts"]}
-    unclear = [f"{name}: {found}" for name, found in results.items() if found.startswith("unclear")]
-    module.exit_json(changed=False, results=results, unclear=unclear)
+    answers = {str(one["name"]): judge(module.params["url"], one) for one in module.params["attempts"]}
+    unclear = [f"{name}: {found}" for name, found in answers.items() if found.startswith("unclear")]
+    module.exit_json(changed=False, answers=answers, unclear=unclear)
 
 
 if __name__ == "__main__":

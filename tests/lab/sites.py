@@ -1,0 +1,237 @@
+"""A deployment repository rendered for hosts of the lab, and worked with as its README says: make secrets, deploy, verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools import render
+from tools.lab import Host, Lab, images
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD = "the vault password of a laboratory"  # noqa: S105 - opens nothing but a vault made a moment ago
+
+
+@dataclass(frozen=True)
+class Recap:
+    """What Ansible counted per host at the end of a run."""
+
+    hosts: dict[str, dict[str, int]]
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Hosts on which something changed, and how much."""
+        return {name: counts["changed"] for name, counts in self.hosts.items() if counts["changed"]}
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Hosts on which something failed or that did not answer."""
+        wrong = {name: counts["failed"] + counts["unreachable"] for name, counts in self.hosts.items()}
+        return {name: count for name, count in wrong.items() if count}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run: exit code, output, its recap."""
+
+    code: int
+    text: str
+    seconds: float
+
+    @property
+    def recap(self) -> Recap:
+        """The counts of the last recap."""
+        found: dict[str, dict[str, int]] = {}
+        for line in self.text.splitlines():
+            match = re.match(r"^(\S+)\s+: (ok=.*)$", line)
+            if match:
+                found[match[1]] = {name: int(count) for name, count in (pair.split("=") for pair in match[2].split())}
+        return Recap(found)
+
+    @property
+    def line(self) -> str:
+        """The output with every run of blanks as one, to look for sentences that Ansible folds."""
+        return re.sub(r"\s+", " ", self.text)
+
+    def changes(self) -> str:
+        """Return the tasks that changed something, one a line, for the message of a failed assertion."""
+        task, found = "", []
+        for line in self.text.splitlines():
+            if line.startswith(("TASK [", "RUNNING HANDLER [")):
+                task = line.split("[", 1)[1].split("]")[0]
+            elif line.startswith("changed: "):
+                found.append(f"{task}: {line}")
+        return "\n".join(found)
+
+
+class Site:
+    """A rendered repository and the hosts it deploys to.
+
+    `groups` names each host's number and groups; hosts that run containers get Docker's kernel features.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        folder: Path,
+        environment: str,
+        groups: Mapping[str, tuple[int, list[str]]],
+        answers: Mapping[str, Any],
+    ) -> None:
+        """Boot the bare hosts and render the repository."""
+        self.lab, self.folder, self.repository, self.environment = lab, folder, folder / "repository", environment
+        self.groups = dict(groups)
+        self.answers = dict(answers)
+        self.times: dict[str, float] = {}
+        for name, (number, mine) in groups.items():
+            lab.host(name, number, docker=bool({"icdr", "portal"} & set(mine)))
+        lab.start()
+        (folder / ".santedb").mkdir()
+        (folder / f".santedb/{environment}.vault").write_text(PASSWORD, encoding="ascii")
+        (folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
+        self.render()
+        self.name_hosts()
+
+    def host(self, name: str) -> Host:
+        """The host of that name."""
+        return self.lab[name]
+
+    def render(self, **changes: Any) -> None:
+        """Render the plan, with these answers changed from now on, over the repository, and commit."""
+        self.answers.update(changes)
+        others = [host for host in self.answers.get("hosts", []) if host["environment"] != self.environment]
+        hosts = [
+            {
+                "name": name,
+                "environment": self.environment,
+                "groups": groups,
+                "address": f"10.77.0.{number}",
+                "internal_fqdn": f"{name}.lab.example.org",
+                "vcpu": 2,
+                "ram_gb": 2,
+                "disk_gb": 20,
+                "os": "debian",
+            }
+            for name, (number, groups) in self.groups.items()
+        ]
+        template = self.folder / "template"
+        if not template.exists():
+            render.snapshot(template)
+        render.render(self.repository, {**self.answers, "hosts": [*hosts, *others]}, template)
+        self.git("init", "-q")
+        self.commit("Plan")
+
+    def git(self, *arguments: str) -> None:
+        """Run git in the repository."""
+        environment = {**os.environ, "HOME": str(self.folder)}
+        subprocess.run(["git", *arguments], cwd=self.repository, env=environment, check=True, capture_output=True)
+
+    def commit(self, message: str) -> None:
+        """Commit everything that git does not ignore."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the plan says to all hosts."""
+        path = self.repository / f"inventories/{self.environment}/group_vars/all/10-generated.yml"
+        found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return found
+
+    def name_hosts(self) -> None:
+        """Let this machine know the environment's public names, as the DNS would. Nothing outside the lab sees it."""
+        proxies = [f"10.77.0.{number}" for number, groups in self.groups.values() if "proxy" in groups]
+        names = [one["fqdn"] for one in self.answers["domain_names"] if one["environment"] == self.environment]
+        known = self.folder / "hosts"
+        known.write_text(f"127.0.0.1 localhost\n{proxies[0]} {' '.join(names)}\n", encoding="ascii")
+        subprocess.run(["mount", "--bind", str(known), "/etc/hosts"], check=True)
+
+    def local(self, group: str, **variables: Any) -> None:
+        """Set variables of a group where people do: in its 90-local.yml."""
+        path = self.repository / f"inventories/{self.environment}/group_vars/{group}/90-local.yml"
+        values = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"---\n{yaml.safe_dump({**values, **variables}, width=1000)}", encoding="utf-8")
+
+    # -- secrets --------------------------------------------------------------------------------------------------
+
+    def _vault(self, *arguments: str, text: str | None = None) -> str:
+        path = self.repository / f"inventories/{self.environment}/group_vars/all/vault.yml"
+        identity = f"{self.environment}@{self.folder / f'.santedb/{self.environment}.vault'}"
+        with tempfile.TemporaryDirectory() as scratch:
+            editor = Path(scratch) / "editor"
+            editor.write_text('#!/bin/sh\ncat > "$1"\n', encoding="ascii")
+            editor.chmod(0o755)
+            done = self.lab.ansible(
+                *arguments, "--vault-id", identity, str(path), cwd=self.repository, program="ansible-vault"
+            )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secrets of the environment."""
+        found: dict[str, str] = yaml.safe_load(self._vault("view"))
+        return found
+
+    def supply(self, values: Mapping[str, str]) -> None:
+        """Add secrets that people bring, as with `ansible-vault edit`."""
+        merged = {**self.secrets, **values}
+        path = self.repository / f"inventories/{self.environment}/group_vars/all/vault.yml"
+        path.write_text("---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in sorted(merged.items())))
+        self._vault("encrypt", "--encrypt-vault-id", self.environment)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def make(self, target: str, *arguments: str, label: str | None = None, environment: str | None = None) -> Done:
+        """Run a target of the repository's Makefile; the arguments are Ansible's."""
+        more = [f"ARGS={shlex.join(arguments).replace('$', '$$')}"] if arguments else []
+        begun = time.monotonic()
+        done = self.lab.ansible(
+            target, f"ENV={environment or self.environment}", *more, cwd=self.repository, program="make",
+            env={"HOME": str(self.folder), "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"},
+        )  # fmt: skip
+        return self._done(done, begun, label or target)
+
+    def play(self, name: str, *arguments: str, label: str | None = None) -> Done:
+        """Run playbooks (names with blanks between them) without make."""
+        identity = f"{self.environment}@{self.folder / f'.santedb/{self.environment}.vault'}"
+        playbooks = [f"playbooks/{one}.yml" for one in name.split()]
+        begun = time.monotonic()
+        done = self.lab.ansible(
+            "-i", f"inventories/{self.environment}", "--vault-id", identity, *arguments, *playbooks,
+            cwd=self.repository, env={"HOME": str(self.folder)},
+        )  # fmt: skip
+        return self._done(done, begun, label or name)
+
+    def _done(self, done: subprocess.CompletedProcess[str], begun: float, label: str) -> Done:
+        result = Done(done.returncode, done.stdout + done.stderr, round(time.monotonic() - begun, 1))
+        self.times[label] = result.seconds
+        (self.folder / f"{len(self.times):02}-{label.replace(' ', '-').replace('/', '-')}.log").write_text(result.text)
+        print(f"{label}: {result.seconds} s, exit {result.code}", flush=True)
+        return result
+
+    def deploy(self, *arguments: str, label: str = "deploy") -> Done:
+        """`make deploy`, which must succeed."""
+        done = self.make("deploy", *arguments, label=label)
+        assert done.code == 0, done.text[-8000:]
+        return done
+
+    def bring_images(self) -> None:
+        """Put SanteDB's stand-ins where a registry would have them: on the hosts, with the engine the role installs."""
+        for group, image in (("icdr", "mpi"), ("portal", "www")):
+            for name, (_, groups) in self.groups.items():
+                if group in groups:
+                    images.install_docker(self.host(name), compose=False)
+                    images.load(self.host(name), images.standin_archive(image=image))
