@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,8 @@ class Site:
                 "address": f"10.77.0.{number}",
                 "internal_fqdn": f"{name}.lab.example.org",
                 "vcpu": 2,
-                "ram_gb": 2,
-                "disk_gb": 20,
+                "ram_gb": 8,
+                "disk_gb": 10,
                 "os": "debian",
             }
             for name, (number, groups) in self.groups.items()
@@ -148,6 +148,19 @@ class Site:
         path = self.repository / f"inventories/{self.environment}/group_vars/all/10-generated.yml"
         found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         return found
+
+    def group(self, name: str) -> dict[str, Any]:
+        """What the plan says to a group of hosts."""
+        path = self.repository / f"inventories/{self.environment}/group_vars/{name}/10-generated.yml"
+        found: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        return found
+
+    def wait_for(self, happened: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is true; fail after so many seconds."""
+        end = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < end, f"did not happen within {seconds} s"
+            time.sleep(1)
 
     def name_hosts(self) -> None:
         """Let this machine know the environment's public names, as the DNS would. Nothing outside the lab sees it."""

@@ -160,10 +160,10 @@ def main():
         written.append(os.path.relpath(path, repository))
     report = os.path.join(root, environment, "evidence", f"verify-{today}.yml")
     summary = {"environment": environment, "at": moment.strftime("%Y-%m-%dT%H:%M:%SZ"), "by": given["by"]}
-    for status in ("done", "failed", "cannot"):
+    for status in ("done", "failed", "waived", "cannot"):
         summary[status] = [
             result["task"] if status == "done" else
-            {"task": result["task"], "title": tasks[result["task"]]["title"], **({"problems": result["problems"]} if status == "failed" else {"why": result["reason"]})}
+            {"task": result["task"], "title": tasks[result["task"]]["title"], **({"problems": result["problems"]} if status in ("failed", "waived") else {"why": result["reason"]})}
             for result in sorted(given["results"], key=lambda result: result["task"]) if result["status"] == status
         ]  # fmt: skip
     if withdrawn:
@@ -171,7 +171,7 @@ def main():
     changed |= put(
         report,
         yaml_of(
-            "# What playbooks/verify.yml found: done, failed, and what it cannot check (never counted as passed)",
+            "# What playbooks/verify.yml found: done, failed, failed but waived by people, and what it cannot check (never counted as passed)",
             summary,
         ),
     )
