@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.lab import Host, HostError, Lab, Snapshot, images
+from tools.lab import Host, HostError, Lab, Snapshot, images, needs
 from tools.lab.settings import GATEWAY, UNREACHABLE
 from tools.lab.standin.keys import pfx_password
 
@@ -26,6 +26,15 @@ def hosts(lab: Lab) -> Lab:
         lab.host(name, 10 + number)
     lab.start()
     return lab
+
+
+def test_a_low_limit_of_watches_is_said(tmp_path: Path) -> None:
+    limit = tmp_path / "max_user_instances"
+    limit.write_text("128\n", encoding="ascii")
+    (said,) = needs.notes(limit)
+    assert "enough for about 8 hosts" in said
+    limit.write_text("8192\n", encoding="ascii")
+    assert needs.notes(limit) == []
 
 
 def test_hosts_boot_and_answer(hosts: Lab) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
-from sites import Site
 
 from tools.lab import Lab
+from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,27 @@ def prepare(site: Site) -> None:
     site.supply({"vault_smtp_password": "Not-a-real-one-1", "vault_backup_encryption_recipient": recipient})
     site.host("ops").ssh(f"mkdir -p {VAULT} && mount -t tmpfs -o size=1G tmpfs {VAULT}")
     partner_request(site)
+    clock = site.lab.host("clock", 49)  # the time server of the data centre, not of the plan
+    site.lab.start(clock)
+    clock.ssh("apt-get install -qy --no-install-recommends chrony >/dev/null 2>&1")
+    clock.ssh("printf 'local stratum 8\nallow 10.77.0.0/24\n' >> /etc/chrony/chrony.conf && systemctl restart chrony")
+    site.local("all", host_baseline_ntp_servers=["10.77.0.49"])
+
+
+def santescaffold(site: Site, verb: str, task: str, team_role: str, *more: str) -> None:
+    """Sign or waive a task as people do."""
+    done = site.lab.ansible(
+        verb,
+        task,
+        "--by",
+        "Amina Okello",
+        "--team-role",
+        team_role,
+        *more,
+        program="santescaffold",
+        cwd=site.repository,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +155,11 @@ def test_the_gate_names_what_is_missing_and_opens_when_it_is_there(site: Site) -
     # what a machine can prove before anything is installed, it proves; the rest people sign
     preflight = site.make("verify", "--tags", "preflight", "-e", "verified_by=Amina Okello", label="verify preflight")
     assert not preflight.recap.changed.keys() - {"localhost"}
-    signed = site.lab.ansible(
-        "sign", "DEV-04", "--by", "Amina Okello", "--team-role", "security_analyst", "--evidence", "minutes 7",
-        program="santescaffold", cwd=site.repository,
-    )  # fmt: skip
-    assert signed.returncode == 0, signed.stderr
+    santescaffold(site, "sign", "DEV-04", "security_analyst", "--evidence", "minutes 7")
+    # the lab has small machines without a device mapper, and its people take that on themselves
+    waiver = ("--reason", "a laboratory", "--expires", "2099-12-31", "--approved-by", "Ruth Banda")
+    santescaffold(site, "waive", "DEP-21", "network_administrator", "--environment", ENVIRONMENT, *waiver)
+    santescaffold(site, "waive", "PLN-34", "solutions_architect", *waiver)
     done = site.make("gate")
     assert done.code == 0, done.text[-3000:]
 
@@ -158,7 +179,7 @@ def test_deploys_from_bare_hosts(site: Site) -> None:
 
 def test_a_second_run_changes_nothing_on_any_host(site: Site) -> None:
     done = site.deploy(label="deploy again")
-    assert done.recap.changed == {}, done.changes()
+    assert set(done.recap.changed) <= {"localhost"}, done.changes()  # where each deployment leaves its record
 
 
 def test_verify_proves_it_and_writes_the_records(site: Site) -> None:
@@ -170,7 +191,9 @@ def test_verify_proves_it_and_writes_the_records(site: Site) -> None:
     for task in ("DEP-50", "DEP-51", "DEP-53", "DEP-68", "DEP-99"):
         record = yaml.safe_load((records / f"{task}.yml").read_text(encoding="utf-8"))
         assert record["decision"] == "done", task
-    assert all(entry["reason"] for entry in report["cannot"])
+    assert {entry["task"] for entry in report["waived"]} == {"DEP-21", "PLN-34"}
+    assert all(entry["why"] for entry in report["cannot"])
+    assert len(report["done"]) >= 45
 
 
 def test_https_by_the_public_name_only(site: Site) -> None:
@@ -182,32 +205,39 @@ def test_https_by_the_public_name_only(site: Site) -> None:
     assert call(site, f"https://{API}/api-docs/").status == 404
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with (
-        pytest.raises((ssl.SSLError, ConnectionResetError)),
-        socket.create_connection(("10.77.0.41", 443), 5) as raw,
-        context.wrap_socket(raw, server_hostname="other.example.org"),
-    ):
-        pass
+    try:  # no answer for a name nobody knows: the handshake is refused, or the connection closed without a word
+        with (
+            socket.create_connection(("10.77.0.41", 443), 5) as raw,
+            context.wrap_socket(raw, server_hostname="other.example.org") as link,
+        ):
+            link.sendall(b"GET /fhir/metadata HTTP/1.1\r\nHost: other.example.org\r\n\r\n")
+            answer = link.recv(100)
+    except (ssl.SSLError, ConnectionResetError):
+        answer = b""
+    assert answer == b""
+
+
+def token(
+    site: Site, *, secret: str = "", path: str = "/auth/oauth2_token", forged: str = "", certificate: bool = False
+) -> int:
+    """Ask for a token as the hospital's system does; return the status."""
+    secrets, prefix = site.secrets, "vault_partner_openmrs_central_hospital"
+    form = {"grant_type": "client_credentials", "client_id": "OPENMRS"}
+    form["client_secret"] = secret or secrets[f"{prefix}_application_secret"]
+    device = f"OPENMRS|CENTRAL_HOSPITAL:{secrets[f'{prefix}_device_secret']}"
+    headers = {"X-Device-Authorization": f"BASIC {base64.b64encode(device.encode()).decode()}"}
+    if forged:
+        headers["X-SSL-ClientCert"] = forged
+    return call(site, f"https://{API}{path}", form=form, headers=headers, certificate=certificate).status
 
 
 def test_a_token_needs_a_certificate_and_no_header_stands_in_for_it(site: Site) -> None:
-    secrets = site.secrets
-    prefix = "vault_partner_openmrs_central_hospital"
-    form = {
-        "grant_type": "client_credentials",
-        "client_id": "OPENMRS",
-        "client_secret": secrets[f"{prefix}_application_secret"],
-    }
-    device = f"OPENMRS|CENTRAL_HOSPITAL:{secrets[f'{prefix}_device_secret']}"
-    headers = {"X-Device-Authorization": f"BASIC {base64.b64encode(device.encode()).decode()}"}
-    token = f"https://{API}/auth/oauth2_token"
-    assert call(site, token, form=form, headers=headers).status == 403
-    assert call(site, f"https://{API}//AUTH/oauth2_token", form=form, headers=headers).status == 403
-    forged = {**headers, "X-SSL-ClientCert": (site.repository / f".ca/{ENVIRONMENT}/ca.crt").read_text().split("\n")[1]}
-    assert call(site, token, form=form, headers=forged).status == 403
-    assert call(site, token, form=form, headers=headers, certificate=True).status == 200
-    wrong = {**form, "client_secret": "wrong"}
-    assert call(site, token, form=wrong, headers=headers, certificate=True).status in {400, 401}
+    assert token(site) == 403
+    assert token(site, path="//AUTH/oauth2_token") == 403
+    mine = site.repository / f"certificates/{ENVIRONMENT}/staging-partner-openmrs-central-hospital.crt"
+    assert token(site, forged=urllib.parse.quote(mine.read_text(encoding="ascii"))) == 403
+    assert token(site, certificate=True) == 200
+    assert token(site, certificate=True, secret="wrong") in {400, 401}
 
 
 def hl7(site: Site, *, certificate: bool, secret: str) -> str:
@@ -237,7 +267,7 @@ def test_hl7_over_tls_reaches_the_application(site: Site) -> None:
     secrets, prefix = site.secrets, "vault_partner_openmrs_central_hospital"
     secret = f"{secrets[f'{prefix}_device_secret']}+{secrets[f'{prefix}_application_secret']}"
     assert "MSA|AA|7" in hl7(site, certificate=True, secret=secret)
-    assert "MSA|AR|7" in hl7(site, certificate=True, secret="wrong+wrong")  # noqa: S106
+    assert "MSA|AR|7" in hl7(site, certificate=True, secret="wrong+wrong")
     assert "MSA" not in hl7(site, certificate=False, secret=secret)
     with pytest.raises(OSError, match=r"timed out|refused|unreachable"):  # in clear only behind the proxy
         socket.create_connection(("10.77.0.42", 2100), 3)
@@ -248,15 +278,20 @@ def test_the_database_refuses_clear_text_and_strangers(site: Site) -> None:
     program = "import sys, psycopg2; c = psycopg2.connect(sys.stdin.read()); print(c.info.ssl_in_use)"
     trusted = "sslmode=verify-full sslrootcert=/etc/santedb/tls/ca.crt"
 
-    def connect(host: str, parameters: str) -> subprocess.CompletedProcess[str]:
-        site.host(host).ssh("python3 -c 'import psycopg2' 2>/dev/null || apt-get install -qy python3-psycopg2 >/dev/null")
-        target = f"host=db.lab.example.org hostaddr=10.77.0.43 user=santedb dbname=santedb connect_timeout=4 {parameters}"
+    def connect(host: str, parameters: str, word: str = password) -> subprocess.CompletedProcess[str]:
+        site.host(host).ssh(
+            "python3 -c 'import psycopg2' 2>/dev/null || apt-get install -qy python3-psycopg2 >/dev/null"
+        )
+        target = (
+            f"host=db.lab.example.org hostaddr=10.77.0.43 user=santedb dbname=santedb connect_timeout=4 {parameters}"
+        )
         command = f"python3 -c {json.dumps(program)}"
-        return site.host(host).ssh(command, input=f"{target} password={password}", check=False)
+        return site.host(host).ssh(command, input=f"{target} password={word}", check=False)
 
     assert connect("app", trusted).stdout.strip() == "True"
     assert "no encryption" in connect("app", "sslmode=disable").stderr
-    assert "password authentication failed" in connect("app", f"{trusted} user=santedb_audit").stderr
+    assert "password authentication failed" in connect("app", trusted, "wrong").stderr
+    assert "no pg_hba.conf entry" in connect("app", f"{trusted} dbname=santedb_audit").stderr
     stranger = connect("edge", trusted).stderr  # the firewall already
     assert re.search(r"timeout expired|refused|No route", stranger), stranger
 
@@ -267,9 +302,9 @@ def test_what_is_killed_comes_back(site: Site) -> None:
     site.wait_for(lambda: call(site, f"https://{API}/fhir/metadata").status == 200, 60)
     db = site.host("db")
     db.ssh("systemctl stop postgresql@15-main")
-    site.wait_for(lambda: call(site, f"https://{API}/fhir/metadata").status >= 500, 60)
+    site.wait_for(lambda: token(site, certificate=True) != 200, 60)
     db.ssh("systemctl start postgresql@15-main")
-    site.wait_for(lambda: call(site, f"https://{API}/fhir/metadata").status == 200, 120)
+    site.wait_for(lambda: token(site, certificate=True) == 200, 120)
 
 
 def test_a_wrong_vault_password_stops_before_any_host(site: Site) -> None:
@@ -305,7 +340,7 @@ def test_production_waits_for_its_gate(site: Site) -> None:
 def test_restored_database_equals_the_source(site: Site) -> None:
     db = site.host("db")
     fill = "CREATE TABLE lab AS SELECT n, md5(n::text) AS word FROM generate_series(1, 20000) n"
-    db.ssh(f'psql -XAtq -U postgres -d santedb -c "{fill}" 2>/dev/null || runuser -u postgres -- psql -XAtqd santedb -c "{fill}"')
+    db.ssh(f'runuser -u postgres -- psql -XAtqd santedb -c "{fill}"')
     backup = site.make("backup")
     assert backup.code == 0, backup.text[-5000:]
     begun = time.monotonic()

@@ -188,3 +188,39 @@ def test_ansible_lint_passes(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def scalars(node: yaml.Node | None) -> Any:
+    """Every scalar below a node."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from scalars(item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from scalars(key)
+            yield from scalars(value)
+
+
+def test_no_control_character_stays_a_backslash():
+    """Ansible keeps backslashes in Jinja's strings: '\\n' is a new line in YAML's double quotes only (regexes aside)."""
+    escape, pattern = re.compile(r"'[^'\n]*\\[nrtx][^'\n]*'"), re.compile(r"regex|search|match")
+    found = []
+    for path in sorted(
+        {*TASK_FILES, *(TEMPLATE / "roles").glob("*/vars/*.yml"), *(TEMPLATE / "roles").glob("*/defaults/*.yml")}
+    ):
+        for node in scalars(yaml.compose(path.read_text(encoding="utf-8"), Loader)):
+            if node.style == '"' or not ("{{" in node.value or "{%" in node.value):
+                continue
+            for hit in escape.finditer(node.value):
+                if not pattern.search(node.value[max(0, hit.start() - 60) : hit.start()]):
+                    found.append(f"{path.relative_to(TEMPLATE)}:{node.start_mark.line + 1}: {hit.group()}")
+    assert found == []
+
+
+def test_no_module_returns_a_key_that_ansible_takes_for_itself():
+    """`results` means a loop: since 2.19 Ansible renames it, and what reads it fails."""
+    modules = [*(TEMPLATE / "roles").glob("*/library/*.py"), *(TEMPLATE / "roles").glob("*/action_plugins/*.py")]
+    assert modules
+    assert [path.name for path in modules if re.search(r"exit_json\([^)]*\bresults=", path.read_text("utf-8"))] == []

@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> int:
     verbs.add_parser("sweep", help="remove what killed runs left behind")
     options = parser.parse_args(arguments)
     if options.verb == "doctor":
+        for note in needs.notes():
+            print(f"lab: {note}")
         return report(needs.why_not())
     if options.verb == "install":
         missing = needs.install()

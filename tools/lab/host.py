@@ -511,5 +511,6 @@ def ansible_environment(user: str = "root") -> dict[str, str]:
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_FORKS": "10",
+        "ANSIBLE_TIMEOUT": "90",  # a busy machine with two processors is slow to answer, not away
         "ANSIBLE_NOCOLOR": "1",
     }

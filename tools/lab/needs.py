@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from tools.lab import cgroups
 from tools.lab.settings import CGROUP_PREFIX
@@ -22,6 +23,11 @@ TOOLS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
+
+# Every host's systemd, journal, udev, Docker and log-ins watch files; the kernel counts them per user, and all run as one.
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_PER_HOST = 16
+INOTIFY_WANTED = 512
 
 # name of the thing -> shell text that does it, in fresh namespaces
 PROBES = {
@@ -77,6 +83,21 @@ def why_not() -> list[str]:
     finally:
         cgroups.remove(name)
     return reasons
+
+
+def notes(limit: Path = INOTIFY) -> list[str]:
+    """Return what does not stop the lab but bounds it, one sentence each. Raises nothing."""
+    try:
+        instances = int(limit.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return []
+    if instances >= INOTIFY_WANTED:
+        return []
+    hosts = instances // INOTIFY_PER_HOST
+    return [
+        f"fs.inotify.max_user_instances is {instances}: enough for about {hosts} hosts; beyond that services fail "
+        f"with 'Too many open files'; for more, as root: sysctl -w fs.inotify.max_user_instances={INOTIFY_WANTED}"
+    ]
 
 
 def install() -> list[str]:

@@ -19,8 +19,7 @@ import yaml
 from tools import render
 from tools.lab import Host, Lab, images
 
-ROOT = Path(__file__).resolve().parents[2]
-PASSWORD = "the vault password of a laboratory"  # noqa: S105 - opens nothing but a vault made a moment ago
+PASSWORD = "the vault password of a laboratory"
 
 
 @dataclass(frozen=True)
