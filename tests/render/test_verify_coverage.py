@@ -231,3 +231,22 @@ def test_identities_are_judged_by_what_was_tried(verify, repository):
     )
     assert judge(verify, repository, "DEP-50", identities={**tried, "new_works": False})["status"] == "cannot"
     assert judge(verify, repository, "DEP-50", identities={**tried, "unclear": ["down"]})["status"] == "cannot"
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        ("decision: waived\nexpires: 2099-12-31\n", "waived"),
+        ("decision: waived\nexpires: 2020-01-01\n", "failed"),
+        ("decision: waived\nexpires: 2099-12-31\nanswers_digest: of-other-answers\n", "failed"),
+        ("decision: done\n", "failed"),
+    ],
+)
+def test_what_people_waived_does_not_fail_while_the_waiver_stands(verify, repository, record, status):
+    FAULTS["DEP-57"](repository)
+    path = repository / "records/production/DEP-57.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(record)
+    found = judge(verify, repository, "DEP-57")
+    assert found["status"] == status
+    assert found["problems"]

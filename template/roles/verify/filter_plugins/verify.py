@@ -1416,7 +1416,7 @@ def alerts(it):
 
 def waived(it, task):
     """Tell whether two people have accepted, for these answers and until a day still ahead, that the task does not hold."""
-    place = "project" if task["scope"] == "project" else it.environment
+    place = "project" if task.get("scope") == "project" else it.environment
     path = os.path.join(it.root, "records", place, f"{task['id']}.yml")
     if not os.path.exists(path):
         return False
@@ -1425,7 +1425,7 @@ def waived(it, task):
     return (
         isinstance(record, dict)
         and record.get("decision") == "waived"
-        and record.get("answers_digest") == task["answers_digest"]
+        and record.get("answers_digest") == task.get("answers_digest")
         and str(record.get("expires", "")) >= time.strftime("%Y-%m-%d")
     )
 
