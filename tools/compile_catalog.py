@@ -18,7 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "catalog" / "catalog.json"
 
 # What only Copier needs of a question; the rest specifies the answer, or explains it (help, labels of choices).
-COPIER_KEYS = {"type", "validator", "when", "ask", "multiselect", "multiline", "placeholder", "secret", "qmark"}
+COPIER_KEYS = {
+    "type",
+    "validator",
+    "when",
+    "ask",
+    "multiselect",
+    "multiline",
+    "placeholder",
+    "secret",
+    "qmark",
+    "choices",
+}
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -49,6 +60,12 @@ def questions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
             found[name] = {key: value for key, value in question.items() if key not in COPIER_KEYS}
             if "usual" in question:  # Copier's own default is then a template: macros/usual.jinja
                 found[name]["default"] = found[name].pop("usual")
+            if "options" in question:  # so are its choices: macros/choices.jinja
+                options = found[name].pop("options")
+                choices = options if isinstance(options, dict) else {value: value for value in options}
+                words = [value for value in choices.values() if isinstance(value, str) and value]
+                found[name]["choices"] = choices
+                found[name]["allowed"] = [value for value in words if value not in question.get("refused", {})]
             found[name]["file"] = path.relative_to(root).as_posix()
     return found
 

@@ -68,20 +68,8 @@ def examples_of(example: str) -> dict[str, str]:
 
 def choices_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return [{value, label}] of what can be chosen; refused values and the blank are left out."""
-    refused = spec.get("refused") or {}
-    allowed = spec.get("allowed") or []
-    labels: dict[str, str] = {}
-    choices = spec.get("choices")
-    if isinstance(choices, Mapping):
-        for label, value in choices.items():
-            value = value.get("value") if isinstance(value, Mapping) else value
-            if isinstance(value, str):
-                labels[value] = label
-    return [
-        {"value": value, "label": labels.get(value) or (value if "choices" in spec else label_of(value))}
-        for value in allowed
-        if value not in refused
-    ]
+    labels = {value: label for label, value in (spec.get("choices") or {}).items()}
+    return [{"value": value, "label": labels.get(value) or label_of(value)} for value in spec.get("allowed") or []]
 
 
 def _field(name: str, spec: Mapping[str, Any], example: str, catalog: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -27,6 +28,15 @@ def first_words(text: str) -> str:
     return " ".join(text.split())[:40]
 
 
+def settled(process: Any) -> str:
+    """Return what is shown until the terminal is quiet: answers are checked while they are typed, in the background."""
+    shown = ""
+    with contextlib.suppress(pexpect.TIMEOUT):
+        while True:
+            shown += process.read_nonblocking(65536, timeout=1)
+    return shown
+
+
 def interview(destination: Path, answers: Mapping[str, str], directory: Path) -> list[str]:
     """Answer Copier's questions with ``answers`` and Enter for the rest; return the ids asked, in order."""
     catalog = Template(ROOT).catalog
@@ -46,17 +56,20 @@ def interview(destination: Path, answers: Mapping[str, str], directory: Path) ->
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", process.before)
         words = " ".join(shown.split("🎤", 1)[1].split())
         asked.append(next(name for start, name in ids.items() if words.startswith(start)))
+        screen = ""
         for keys in answers.get(asked[-1], "").split("|"):
             if (
                 keys == "refused"
             ):  # what was typed is not accepted: the reason is on the screen, and the question still open
                 process.send(ENTER)
-                process.expect("Validation error for question")
-                process.expect(f"; {asked[-1]}; .*{DRAWN}")
+                screen += settled(process)
+                assert "Validation error for question" in screen
+                assert f"; {asked[-1]}; " in screen
                 process.send("\x15")  # empties the line
+                settled(process)
             elif keys:
                 process.send(keys)
-                process.expect(DRAWN)
+                screen = settled(process)
         process.send(ESCAPE + ENTER if "Alt+Enter" in shown else ENTER)
     process.close()
     assert process.exitstatus == 0, process.before

@@ -17,6 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from santescaffold.template import Template  # noqa: E402
 from tools import compile_catalog, generate_schema, render  # noqa: E402
 
 PLANNED = {entry["id"]: entry for entry in json.loads((ROOT / "tests/unit/data/planning-answers.json").read_text())}
@@ -40,7 +41,7 @@ SCALARS = [
     "oid", "uuid", "duration", "choice", "multi", "list", "path",
 ]  # fmt: skip
 KEYS = [
-    "type", "multiselect", "multiline", "help", "choices", "default", "usual", "placeholder", "ask", "validator", "form",
+    "type", "multiselect", "multiline", "help", "choices", "options", "default", "usual", "placeholder", "ask", "validator", "form",
     "group", "essential", "required", "pattern", "pattern_help", "minimum", "maximum", "allowed", "refused", "unique",
     "item", "fields", "secrets", "applies_when", "derive", "rules", "instead",
 ]  # fmt: skip
@@ -65,7 +66,8 @@ ANSWERS = {name: question for name, question in QUESTIONS.items() if "group" in 
 
 
 def accepted(spec: dict[str, Any]) -> set[str]:
-    return set(spec.get("allowed", [])) | set(spec.get("refused", {}))
+    offered = [value for value in values_of(spec.get("options", [])) if value and isinstance(value, str)]
+    return {*spec.get("allowed", []), *spec.get("refused", {}), *offered}
 
 
 def usual(question: dict[str, Any]) -> Any:
@@ -74,8 +76,7 @@ def usual(question: dict[str, Any]) -> Any:
 
 
 def values_of(choices: Any) -> list[Any]:
-    listed = list(choices.values()) if isinstance(choices, dict) else list(choices)
-    return [value["value"] if isinstance(value, dict) else value for value in listed]
+    return list(choices.values()) if isinstance(choices, dict) else list(choices)
 
 
 def test_every_planned_answer_is_asked_once_and_nothing_else() -> None:
@@ -122,25 +123,41 @@ def test_specification_is_well_formed(name: str) -> None:
         assert "pattern_help" in question
 
 
-@pytest.mark.parametrize("name", [name for name, question in QUESTIONS.items() if "choices" in question])
-def test_choices_offer_exactly_the_known_values(name: str) -> None:
+def shown(name: str, defaults: bool, answers: dict[str, Any] | None = None) -> list[Any]:
+    """What Copier gets to choose from: with ``defaults`` nobody is asked."""
+    template = Template(ROOT)
+    values: list[Any] = json.loads(
+        template.environment.get_template("macros/choices.jinja").render(
+            catalog=template.catalog, q=name, _copier_conf={"defaults": defaults}, _copier_answers=answers or {}
+        )
+    )
+    return values
+
+
+@pytest.mark.parametrize("name", [name for name, question in QUESTIONS.items() if "options" in question])
+def test_choices_are_the_options_and_refusals_say_why(name: str) -> None:
     question = QUESTIONS[name]
-    offered = values_of(question["choices"])
+    assert question["choices"] == f"{{% set q = '{name}' %}}{{% include 'macros/choices.jinja' %}}"
+    offered = values_of(question["options"])
+    assert [value["value"] if isinstance(value, dict) else value for _, value in shown(name, False)] == offered
     if question["form"] == "bool":
         assert offered == ["", True, False]
         return
-    blank = [""] if usual(question) is None else []
-    assert sorted(offered) == sorted([*accepted(question), *blank])
-    disabled = {
-        choice["value"]: choice["validator"]
-        for choice in getattr(question["choices"], "values", list)()
-        if isinstance(choice, dict)
-    }
-    assert set(disabled) == set(question.get("refused", {}))
+    assert ("" in offered) is (usual(question) is None)
+    disabled = {value["value"]: value["validator"] for _, value in shown(name, False) if isinstance(value, dict)}
+    assert set(disabled) == set(question.get("refused", {})) < set(offered)
     for value, message in disabled.items():
-        what, where, why, todo = message.split("; ")
-        assert (value in what, where, why) == (True, name, question["refused"][value])
-        assert any(choice in todo for choice in question["allowed"])
+        assert message.startswith(f'"{value}" cannot be deployed; {name}; {question["refused"][value]}; choose one of ')
+    if question["form"] == "choice":
+        assert shown(name, True) == []
+
+
+def test_who_is_not_asked_gets_only_what_was_answered() -> None:
+    assert shown("standards", True) == []
+    assert shown("roles", True) == ["mpi"]
+    assert shown("standards", True, {"standards": ["hl7v2_sllp", "mistyped", "fhir_r4"]}) == [
+        "fhir_r4", "hl7v2_sllp", "mistyped",
+    ]  # fmt: skip
 
 
 def test_values_repeated_in_fields_are_those_of_the_answer_they_repeat() -> None:
@@ -203,7 +220,7 @@ def test_conditions_and_rules_name_answers_and_roles_that_exist() -> None:
         assert ("rules" not in question and "instead" not in question) or "derive" in question, name
         for rule in question.get("rules", []):
             for role in catalog["roles"]["roles"] if "roles" in rule else []:
-                assert set(role[rule["roles"]]) <= set(question["allowed"]), (name, role["id"])
+                assert set(role[rule["roles"]]) <= accepted(question), (name, role["id"])
     assert {role["id"] for role in catalog["roles"]["roles"]} == accepted(ANSWERS["roles"])
     assert {name for group in catalog["question_groups"].values() for name in group["changes"]} == set(ANSWERS)
     for role in catalog["roles"]["roles"]:
@@ -317,5 +334,7 @@ def test_without_a_plain_answer_nothing_is_made(questionnaire: Path, tmp_path: P
 @pytest.mark.parametrize(("name", "value"), [("runtime", "kubernetes"), ("encryption_at_rest", "tde")])
 def test_refused_values_stop_the_copy_and_say_why(questionnaire: Path, tmp_path: Path, name: str, value: str) -> None:
     given = [value] if QUESTIONS[name].get("multiselect") else value
-    with pytest.raises(ValueError, match=re.escape(f"{value} is refused; {name}; {ANSWERS[name]['refused'][value]}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f'"{value}" cannot be deployed; {name}; {ANSWERS[name]["refused"][value]}')
+    ):
         copy(questionnaire, tmp_path / "out", {**MINIMAL, name: given})
