@@ -316,7 +316,7 @@ def test_a_wrong_vault_password_stops_before_any_host(site: Site) -> None:
     finally:
         key.write_text(right, encoding="ascii")
     assert done.code != 0
-    assert "Decryption failed" in done.line
+    assert "vault.yml cannot be decrypted" in done.line
     assert not set(done.recap.hosts) & set(HOSTS)
 
 
