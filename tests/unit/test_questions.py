@@ -331,10 +331,17 @@ def test_without_a_plain_answer_nothing_is_made(questionnaire: Path, tmp_path: P
     assert not (tmp_path / "out" / ".copier-answers.yml").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("runtime", "kubernetes"), ("encryption_at_rest", "tde")])
-def test_refused_values_stop_the_copy_and_say_why(questionnaire: Path, tmp_path: Path, name: str, value: str) -> None:
-    given = [value] if QUESTIONS[name].get("multiselect") else value
-    with pytest.raises(
-        ValueError, match=re.escape(f'"{value}" cannot be deployed; {name}; {ANSWERS[name]["refused"][value]}')
-    ):
-        copy(questionnaire, tmp_path / "out", {**MINIMAL, name: given})
+def test_everything_wrong_stops_a_plain_copy_in_one_run(tmp_path: Path) -> None:
+    wrong = {
+        "runtime": "kubernetes",
+        "encryption_at_rest": ["tde"],
+        "roles": ["mpi", "mistyped"],
+        "concurrent_clients": 0,
+    }
+    with pytest.raises(ValueError, match="The plan has 4 errors, and nothing was written") as refusal:
+        copy(render.snapshot(tmp_path / "template"), tmp_path / "out", {**MINIMAL, **wrong})
+    for name, value in (("runtime", "kubernetes"), ("encryption_at_rest", "tde")):
+        assert f'"{value}" cannot be deployed; {name}; {ANSWERS[name]["refused"][value]}; ' in str(refusal.value)
+    assert '"mistyped" is not a known value; roles; ' in str(refusal.value)
+    assert "0 is too small; concurrent_clients; " in str(refusal.value)
+    assert not (tmp_path / "out").exists()
