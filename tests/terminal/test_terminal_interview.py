@@ -62,8 +62,9 @@ def interview(destination: Path, answers: Mapping[str, str], directory: Path) ->
                 keys == "refused"
             ):  # what was typed is not accepted: the reason is on the screen, and the question still open
                 process.send(ENTER)
+                while "Validation error for question" not in screen:
+                    screen += process.read_nonblocking(65536, timeout=SECONDS)
                 screen += settled(process)
-                assert "Validation error for question" in screen
                 assert f"; {asked[-1]}; " in screen
                 process.send("\x15")  # empties the line
                 settled(process)
