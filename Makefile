@@ -31,7 +31,7 @@ demo: $(STAMP) ## render the plan of Demoland into a committed repository, check
 test: $(STAMP) lint typecheck unit lab ## everything CI runs: linters, types, all tests, the lab where the machine allows
 
 unit: $(STAMP) ## all tests that need no lab
-	@tools/setup-browser
+	@tools/setup-test-packages
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not lab and not long" --ignore tests/update/test_safe_update.py tests
 	$(BIN)/pytest -n 0 -m "not long" tests/update/test_safe_update.py  # kills and full disks: alone on the machine
 

@@ -15,8 +15,9 @@ from selenium.webdriver import Chrome
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
 MISSING = DRIVER is None or BROWSER is None
 if MISSING and os.environ.get("CI") == "true":
-    raise RuntimeError("CI runs the browser tests: install chromium and chromium-driver (tools/setup-browser)")
+    raise RuntimeError("CI runs the browser tests: install chromium and chromium-driver (tools/setup-test-packages)")
 
+# In CI its absence is an error, above.
 needs_browser = pytest.mark.skipif(MISSING, reason="Chromium is missing: apt-get install chromium chromium-driver")
 
 SCREEN, PHONE = (1440, 1000), (390, 844)

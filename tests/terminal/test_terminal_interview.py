@@ -58,9 +58,8 @@ def interview(destination: Path, answers: Mapping[str, str], directory: Path) ->
         asked.append(next(name for start, name in ids.items() if words.startswith(start)))
         screen = ""
         for keys in answers.get(asked[-1], "").split("|"):
-            if (
-                keys == "refused"
-            ):  # what was typed is not accepted: the reason is on the screen, and the question still open
+            if keys == "refused":
+                # What was typed is not accepted: the reason is on the screen, and the question still open.
                 process.send(ENTER)
                 while "Validation error for question" not in screen:
                     screen += process.read_nonblocking(65536, timeout=SECONDS)
