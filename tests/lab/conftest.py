@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tools.lab import Lab, Snapshot, images, settings, why_not
+from tools.lab import Lab, Snapshot, images, plans, settings, why_not
+from tools.lab.sites import Rested, Site
 
 
 def reasons() -> list[str]:
@@ -43,3 +45,22 @@ def docker_snapshot(lab_available: None) -> Snapshot:
     images.install_docker(host)
     images.load(host, images.standin_archive())
     return lab.snapshots()["dock"]
+
+
+@pytest.fixture(scope="session")
+def deployments(lab_available: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rested]:
+    """What has been deployed, at rest, by the name of its plan in tools/lab/plans.py; deployed once per session."""
+    found: dict[str, Rested] = {}
+
+    def deployment(name: str) -> Rested:
+        if name not in found:
+            found[name] = plans.at_rest(name, os.environ.get("LAB_KEEP"), Lab(), tmp_path_factory.mktemp(name))
+        return found[name]
+
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def split(lab: Lab, deployments: Callable[[str], Rested], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The split plan, deployed and booted anew: each module has its own copy of hosts and repository."""
+    return Site.wake(deployments("split"), lab, tmp_path_factory.mktemp("split") / "site")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.lab import cgroups
@@ -36,13 +36,26 @@ class HostError(RuntimeError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The disk of a stopped host: `lowers` newest first (read-only layers over the base), and Docker's own data."""
+    """A stopped host: `lowers` newest first (read-only layers over the base), `disks` by mount point."""
 
     name: str
     number: int
     suite: str
+    docker: bool
     lowers: tuple[Path, ...]
-    docker: Path | None
+    disks: dict[str, Path]
+
+    def moved(self, folder: Path) -> Snapshot:
+        """Copy everything below `folder`, which may outlive the run, and return the copy. Raises OSError."""
+        folder.mkdir(parents=True)
+
+        def copied(source: Path, name: str) -> Path:
+            subprocess.run(["cp", "-a", str(source), str(folder / name)], check=True)
+            return folder / name
+
+        lowers = tuple(copied(path, f"lower-{index}") for index, path in enumerate(self.lowers))
+        disks = {point: copied(path, f"disk-{index}") for index, (point, path) in enumerate(self.disks.items())}
+        return replace(self, lowers=lowers, disks=disks)
 
 
 def _ip(*arguments: str, check: bool = True) -> None:
@@ -61,10 +74,14 @@ class Host:
         number: int,
         *,
         docker: bool = False,
+        disks: Sequence[str] = (),
         suite: str = DEFAULT_SUITE,
         snapshot: Snapshot | None = None,
     ) -> None:
-        """Lay the host's file system out. Raises HostError when the name is taken, RuntimeError outside a lab."""
+        """Lay the host's file system out; `disks` are mount points of file systems of their own.
+
+        Raises HostError when the name is taken, RuntimeError outside a lab.
+        """
         if len(name) > 12 or not 1 < number < 255:
             raise ValueError(
                 "a host's name has at most 12 characters (an interface is named after it), its number 2-254"
@@ -79,11 +96,14 @@ class Host:
             (self.folder / part).mkdir(parents=True)
         self.root, self.console = self.folder / "root", self.folder / "console.log"
         self._lowers = snapshot.lowers if snapshot else ()
-        self._docker_data = self.folder / "docker"
-        if docker:
-            if snapshot and snapshot.docker:
-                subprocess.run(["cp", "-a", str(snapshot.docker), str(self._docker_data)], check=True)
-            self._docker_data.mkdir(exist_ok=True)
+        earlier = snapshot.disks if snapshot else {}
+        points = (*(["/var/lib/docker"] if docker else []), *disks, *earlier)
+        self._disks = {point: self.folder / f"disk-{index}" for index, point in enumerate(dict.fromkeys(points))}
+        for point, path in self._disks.items():
+            if point in earlier:
+                subprocess.run(["cp", "-a", str(earlier[point]), str(path)], check=True)
+            else:
+                path.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._lock = threading.RLock()
@@ -167,8 +187,9 @@ class Host:
             *(f"--machine=lab-{name}", f"--hostname={name}", "--resolv-conf=off", "--timezone=off"),
             *("--link-journal=no", "--console=pipe", "--capability=CAP_NET_ADMIN,CAP_NET_RAW"),
         ]
+        nspawn += [f"--bind={path}:{point}" for point, path in self._disks.items()]
         if self.docker:
-            nspawn += [f"--bind={self._docker_data}:/var/lib/docker", "--system-call-filter=@keyring"]
+            nspawn += ["--system-call-filter=@keyring"]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices, self.console.open("ab") as console:
             address = self.folder / "notify"
             address.unlink(missing_ok=True)
@@ -388,8 +409,9 @@ class Host:
             self.name,
             self.number,
             self.suite,
+            self.docker,
             (kept / "upper", *self._lowers),
-            kept / "docker" if self.docker else None,
+            {point: kept / path.name for point, path in self._disks.items()},
         )
 
     def discard(self) -> None:
@@ -438,13 +460,14 @@ class Lab:
         number: int,
         *,
         docker: bool = False,
+        disks: Sequence[str] = (),
         suite: str = DEFAULT_SUITE,
         snapshot: Snapshot | None = None,
     ) -> Host:
         """Make a host, stopped; see Host. A host of that name made earlier is discarded."""
         if name in self.hosts:
             self.hosts.pop(name).discard()
-        self.hosts[name] = Host(name, number, docker=docker, suite=suite, snapshot=snapshot)
+        self.hosts[name] = Host(name, number, docker=docker, disks=disks, suite=suite, snapshot=snapshot)
         return self.hosts[name]
 
     def start(self, *hosts: Host) -> None:
@@ -462,7 +485,7 @@ class Lab:
     def clone(self, snapshots: Mapping[str, Snapshot]) -> None:
         """Make and boot one host from each snapshot; hosts of the same names are discarded before."""
         for name, snapshot in snapshots.items():
-            self.host(name, snapshot.number, docker=snapshot.docker is not None, snapshot=snapshot)
+            self.host(name, snapshot.number, docker=snapshot.docker, snapshot=snapshot)
         self.start(*(self.hosts[name] for name in snapshots))
 
     def discard(self, names: Iterable[str] | None = None) -> None:
@@ -485,17 +508,46 @@ class Lab:
         The lab's key, host keys and user come by environment and so win over the repository's ansible.cfg; nothing
         in the repository has to know of the lab. Raises subprocess.TimeoutExpired; never for a failed play.
         """
-        beside = Path(sys.executable).parent  # the virtual environment's own Ansible, activated or not
-        search = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
+        arguments_, environment = self._prepared(program, arguments, user, env)
         return subprocess.run(
-            [shutil.which(program, path=search) or program, *arguments],
+            arguments_,
             cwd=cwd,
-            env={**os.environ, "PATH": search, **ansible_environment(user), **(env or {})},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
+
+    def interrupt(
+        self, *arguments: str, cwd: Path, program: str, at: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Like `ansible`, but kill it and all it started as soon as it prints `at`: a power cut at the controller.
+
+        The exit code is that of the killed process, or of its own end when it never printed that.
+        """
+        arguments_, environment = self._prepared(program, arguments, "root", env)
+        said: list[str] = []
+        with subprocess.Popen(
+            arguments_, cwd=cwd, env=environment, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if at in line:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+        return subprocess.CompletedProcess(arguments_, process.returncode, "".join(said), "")
+
+    @staticmethod
+    def _prepared(
+        program: str, arguments: Sequence[str], user: str, env: Mapping[str, str] | None
+    ) -> tuple[list[str], dict[str, str]]:
+        beside = Path(sys.executable).parent  # the virtual environment's own Ansible, activated or not
+        search = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = {**os.environ, "PATH": search, **ansible_environment(user), **(env or {})}
+        return [shutil.which(program, path=search) or program, *arguments], environment
 
 
 def ansible_environment(user: str = "root") -> dict[str, str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tools import render
-from tools.lab import Host, Lab, images
+from tools.lab import Host, Lab, Snapshot, images
 
 PASSWORD = "the vault password of a laboratory"
 
@@ -74,10 +76,38 @@ class Done:
         return "\n".join(found)
 
 
+@dataclass(frozen=True)
+class Rested:
+    """A site at rest: its repository and keys in `folder`, its hosts' disks, what its runs had said."""
+
+    folder: Path
+    environment: str
+    groups: dict[str, tuple[int, list[str]]]
+    answers: dict[str, Any]
+    runs: dict[str, Done]
+    hosts: dict[str, Snapshot]
+
+    def keep(self, folder: Path) -> None:
+        """Copy everything below `folder`, for later runs of the lab. Raises OSError."""
+        folder.mkdir(parents=True)
+        shutil.copytree(self.folder, folder / "site", symlinks=True)
+        hosts = {name: one.moved(folder / "hosts" / name) for name, one in self.hosts.items()}
+        with (folder / "rested.pickle").open("wb") as file:
+            pickle.dump(replace(self, folder=folder / "site", hosts=hosts), file)
+
+    @staticmethod
+    def kept(folder: Path) -> Rested:
+        """Read what `keep` wrote there. Raises OSError."""
+        with (folder / "rested.pickle").open("rb") as file:
+            found: Rested = pickle.load(file)
+        return found
+
+
 class Site:
     """A rendered repository and the hosts it deploys to.
 
-    `groups` names each host's number and groups; hosts that run containers get Docker's kernel features.
+    `groups` names each host's number and groups; hosts that run containers get Docker's kernel features. `disks` are
+    mount points of further file systems, by host. `runs` is what each finished run said, by its label.
     """
 
     def __init__(
@@ -87,20 +117,49 @@ class Site:
         environment: str,
         groups: Mapping[str, tuple[int, list[str]]],
         answers: Mapping[str, Any],
+        disks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Boot the bare hosts and render the repository."""
-        self.lab, self.folder, self.repository, self.environment = lab, folder, folder / "repository", environment
-        self.groups = dict(groups)
-        self.answers = dict(answers)
-        self.times: dict[str, float] = {}
+        self._settle(lab, folder, environment, groups, answers)
         for name, (number, mine) in groups.items():
-            lab.host(name, number, docker=bool({"icdr", "portal"} & set(mine)))
+            docker = bool({"icdr", "portal"} & set(mine))
+            lab.host(name, number, docker=docker, disks=(disks or {}).get(name, ()))
         lab.start()
         (folder / ".santedb").mkdir()
         (folder / f".santedb/{environment}.vault").write_text(PASSWORD, encoding="ascii")
         (folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
         self.render()
         self.name_hosts()
+
+    def _settle(
+        self,
+        lab: Lab,
+        folder: Path,
+        environment: str,
+        groups: Mapping[str, tuple[int, list[str]]],
+        answers: Mapping[str, Any],
+    ) -> None:
+        self.lab, self.folder, self.repository, self.environment = lab, folder, folder / "repository", environment
+        self.groups = dict(groups)
+        self.answers = dict(answers)
+        self.runs: dict[str, Done] = {}
+
+    def rest(self) -> Rested:
+        """Stop every host and keep the whole as it is; any number of sites can be woken from it."""
+        return Rested(
+            self.folder, self.environment, self.groups, self.answers, dict(self.runs), self.lab.snapshots()
+        )  # fmt: skip
+
+    @classmethod
+    def wake(cls, rested: Rested, lab: Lab, folder: Path) -> Site:
+        """Boot a site that rested, with a copy of its repository in `folder`, which must not be there yet."""
+        shutil.copytree(rested.folder, folder, symlinks=True)
+        site = cls.__new__(cls)
+        site._settle(lab, folder, rested.environment, rested.groups, rested.answers)
+        site.runs = dict(rested.runs)
+        lab.clone(rested.hosts)
+        site.name_hosts()
+        return site
 
     def host(self, name: str) -> Host:
         """The host of that name."""
@@ -208,13 +267,25 @@ class Site:
 
     def make(self, target: str, *arguments: str, label: str | None = None, environment: str | None = None) -> Done:
         """Run a target of the repository's Makefile; the arguments are Ansible's."""
-        more = [f"ARGS={shlex.join(arguments).replace('$', '$$')}"] if arguments else []
         begun = time.monotonic()
-        done = self.lab.ansible(
-            target, f"ENV={environment or self.environment}", *more, cwd=self.repository, program="make",
-            env={"HOME": str(self.folder), "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"},
-        )  # fmt: skip
+        done = self.lab.ansible(*self._target(target, arguments, environment), program="make", **self._surroundings)
         return self._done(done, begun, label or target)
+
+    def interrupt(self, target: str, *arguments: str, at: str, label: str) -> Done:
+        """Run a target and kill it, and all it started here, as soon as it prints `at`."""
+        begun = time.monotonic()
+        words = self._target(target, arguments, None)
+        done = self.lab.interrupt(*words, program="make", at=at, **self._surroundings)
+        return self._done(done, begun, label)
+
+    def _target(self, target: str, arguments: Sequence[str], environment: str | None) -> list[str]:
+        more = [f"ARGS={shlex.join(arguments).replace('$', '$$')}"] if arguments else []
+        return [target, f"ENV={environment or self.environment}", *more]
+
+    @property
+    def _surroundings(self) -> dict[str, Any]:
+        env = {"HOME": str(self.folder), "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
+        return {"cwd": self.repository, "env": env}
 
     def play(self, name: str, *arguments: str, label: str | None = None) -> Done:
         """Run playbooks (names with blanks between them) without make."""
@@ -229,8 +300,8 @@ class Site:
 
     def _done(self, done: subprocess.CompletedProcess[str], begun: float, label: str) -> Done:
         result = Done(done.returncode, done.stdout + done.stderr, round(time.monotonic() - begun, 1))
-        self.times[label] = result.seconds
-        (self.folder / f"{len(self.times):02}-{label.replace(' ', '-').replace('/', '-')}.log").write_text(result.text)
+        self.runs[label] = result
+        (self.folder / f"{len(self.runs):02}-{label.replace(' ', '-').replace('/', '-')}.log").write_text(result.text)
         print(f"{label}: {result.seconds} s, exit {result.code}", flush=True)
         return result
 

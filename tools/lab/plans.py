@@ -1,0 +1,112 @@
+"""The environments that the lab deploys: Demoland's client registry on hosts of the lab, and what its people bring."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools.lab import Lab
+from tools.lab.namespaces import PROJECT
+from tools.lab.partner import Partner
+from tools.lab.settings import lab_dir
+from tools.lab.sites import Rested, Site
+
+VAULT = "/mnt/santedb-backup/treasury-vault"  # where the plan's second backup target is mounted
+SPLIT = {
+    "edge": (41, ["proxy", "portal"]),
+    "app": (42, ["icdr", "cache"]),
+    "db": (43, ["database"]),
+    "ops": (44, ["audit", "backup", "monitoring"]),
+}
+
+
+def demoland(environment: str, **changes: Any) -> dict[str, Any]:
+    """Return the README's example, moved to the lab's network and an authority of its own; `environment` has no hosts yet."""
+    path = PROJECT / "tests/plans/valid/demoland-mpi.yml"
+    plan: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan["hosts"] = [host for host in plan["hosts"] if host["environment"] != environment]
+    plan["networks"][0]["cidr"] = "10.77.0.1/32"  # administrators: the machine that runs Ansible
+    plan["connected_systems"][0]["source_network"] = "10.77.0.0/24"
+    return {
+        **plan,
+        "tls_certificate_source": "organization_ca",
+        "client_certificate_scope": "oauth_only",
+        "client_certificate_revocation": "none",
+        # as many people as hosts of this size serve
+        "concurrent_clients": 2,
+        "initial_records": 1000,
+        "records_per_year": 1000,
+        **changes,
+    }
+
+
+def partner(site: Site) -> Partner:
+    """Return the hospital that the plan names."""
+    names = {
+        one["purpose"]: one["fqdn"] for one in site.answers["domain_names"] if one["environment"] == site.environment
+    }
+    return Partner(site, names["api"], names["hl7"])
+
+
+def prepare(site: Site) -> None:
+    """Do what people do before they deploy: bring secrets of others, a key for backups, a time server, a partner's request."""
+    done = site.make("secrets")
+    assert done.code == 0, done.text
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "backups", "-f", str(site.folder / "backup.key")]
+    subprocess.run(command, check=True)
+    recipient = (site.folder / "backup.key.pub").read_text(encoding="ascii").strip()
+    site.supply({"vault_smtp_password": "Not-a-real-one-1", "vault_backup_encryption_recipient": recipient})
+    partner(site).request_certificate()
+    clock = site.lab.host("clock", 49)  # the time server of the data centre, not of the plan
+    site.lab.start(clock)
+    clock.ssh("apt-get install -qy --no-install-recommends chrony >/dev/null 2>&1")
+    clock.ssh("printf 'local stratum 8\nallow 10.77.0.0/24\n' >> /etc/chrony/chrony.conf && systemctl restart chrony")
+    site.local("all", host_baseline_ntp_servers=["10.77.0.49"])
+
+
+def sign(site: Site, verb: str, task: str, team_role: str, *more: str) -> None:
+    """Sign or waive a task as people do."""
+    words = (verb, task, "--by", "Amina Okello", "--team-role", team_role, *more)
+    done = site.lab.ansible(*words, program="santescaffold", cwd=site.repository)
+    assert done.returncode == 0, done.stderr
+
+
+def waive_what_no_lab_has(site: Site) -> None:
+    """Waive disk encryption and host sizes: the lab has small machines without a device mapper."""
+    waiver = ("--reason", "a laboratory", "--expires", "2099-12-31", "--approved-by", "Ruth Banda")
+    sign(site, "waive", "DEP-21", "network_administrator", "--environment", site.environment, *waiver)
+    sign(site, "waive", "PLN-34", "solutions_architect", *waiver)
+
+
+def split(lab: Lab, folder: Path) -> Rested:
+    """Deploy the split plan from bare hosts, in check mode first, then interrupted half-way, then to the end."""
+    site = Site(lab, folder, "staging", SPLIT, demoland("staging"), disks={"ops": [VAULT]})
+    prepare(site)
+    site.make("deploy", label="deploy, refused")
+    # what a machine can prove before anything is installed, it proves; the rest people sign
+    site.make("verify", "--tags", "preflight", "-e", "verified_by=Amina Okello", label="verify preflight")
+    sign(site, "sign", "DEV-04", "security_analyst", "--evidence", "minutes 7")
+    waive_what_no_lab_has(site)
+    site.make("gate")
+    site.make("deploy", "--check", label="deploy --check, bare hosts")
+    site.bring_images()
+    site.interrupt("deploy", at="TASK [icdr : ", label="deploy, interrupted")
+    site.deploy()
+    return site.rest()
+
+
+def at_rest(name: str, keep: str | None, lab: Lab, folder: Path) -> Rested:
+    """Return the named deployment at rest; kept ones (LAB_KEEP=NAME) are made once and used again until removed."""
+    kept = lab_dir() / "sites" / f"{keep}-{name}" if keep else None
+    if kept and kept.exists():
+        return Rested.kept(kept)
+    rested = DEPLOYMENTS[name](lab, folder)
+    if kept:
+        rested.keep(kept)
+    return rested
+
+
+DEPLOYMENTS = {"split": split}
