@@ -101,7 +101,7 @@ def split(lab: Lab, folder: Path) -> Rested:
 def at_rest(name: str, keep: str | None, lab: Lab, folder: Path) -> Rested:
     """Return the named deployment at rest; kept ones (LAB_KEEP=NAME) are made once and used again until removed."""
     kept = lab_dir() / "sites" / f"{keep}-{name}" if keep else None
-    if kept and kept.exists():
+    if kept and (kept / "rested.pickle").exists():
         return Rested.kept(kept)
     rested = DEPLOYMENTS[name](lab, folder)
     if kept:
