@@ -22,7 +22,8 @@ from typing import Any
 
 from santescaffold import answers as answers_files
 from santescaffold.problems import Problem, errors, summary
-from santescaffold.template import Template, compiled_once, located, newest_tag, obtain
+from santescaffold.speed import work_done_once
+from santescaffold.template import Template, located, newest_tag, obtain
 
 PROBLEMS, WRONG_USE = 1, 2
 
@@ -180,7 +181,7 @@ def _copy(source: str, made: Path, values: dict[str, Any], ask: bool, ref: str |
     import copier.errors
 
     try:
-        with warnings.catch_warnings(), compiled_once():
+        with warnings.catch_warnings(), work_done_once():
             warnings.simplefilter("ignore")
             copier.run_copy(
                 _for_copier(source), made, data=values, defaults=not ask, vcs_ref=ref, quiet=not ask, unsafe=False

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 PUBLIC_URL = "https://github.com/santescaffold/santescaffold"
@@ -107,42 +107,6 @@ class Template:
                     value, key=lambda item: order.get(item, len(order)) if isinstance(item, str) else len(order)
                 )
         return complete
-
-
-@contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-    """Have Jinja compile each text once while Copier runs.
-
-    Copier compiles every part of every path and every answer's expressions again for each file and each of the up to
-    four renderings of an update; nearly half of its time goes there. Code depends on the text and on the settings of the
-    environment alone, as long as nothing is folded into constants.
-    """
-    real = Environment.compile
-    known: dict[tuple[Any, ...], Any] = {}
-
-    def compile(
-        self: Environment, source: Any, name: Any = None, filename: Any = None, *more: Any, **options: Any
-    ) -> Any:
-        # Copier learns the loop of a `yield` while it is parsed, so that one has to be parsed each time.
-        if more or options or self.optimized or not isinstance(source, str) or "yield" in source:
-            return real(self, source, name, filename, *more, **options)
-        lexical = (
-            self.block_start_string, self.block_end_string, self.variable_start_string, self.variable_end_string,
-            self.comment_start_string, self.comment_end_string, self.line_statement_prefix, self.line_comment_prefix,
-            self.trim_blocks, self.lstrip_blocks, self.newline_sequence, self.keep_trailing_newline,
-        )  # fmt: skip
-        key = (source, name, filename, type(self), lexical, *sorted(self.extensions), str(self.autoescape))
-        if key in known:
-            self.preprocess(source, name, filename)  # Copier forgets the loop of the path before at this moment
-        else:
-            known[key] = real(self, source, name, filename)
-        return known[key]
-
-    Environment.compile = compile  # type: ignore[method-assign]  # put back below
-    try:
-        yield
-    finally:
-        Environment.compile = real  # type: ignore[method-assign]  # as it was
 
 
 def located(location: str) -> str:

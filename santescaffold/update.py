@@ -29,7 +29,8 @@ from santescaffold import journal, preview
 from santescaffold.answers import Answers
 from santescaffold.new import PROBLEMS, WRONG_USE, Refused, _for_copier, terminable
 from santescaffold.problems import Problem, errors, print_problems, summary
-from santescaffold.template import Template, TemplateError, compiled_once, located, newest_tag, obtain
+from santescaffold.speed import work_done_once
+from santescaffold.template import Template, TemplateError, located, newest_tag, obtain
 
 ANSWERS_FILE = ".copier-answers.yml"
 LATEST = "latest"
@@ -282,7 +283,7 @@ def _copier_update(source: Source, target: Path, scratch: Path, given: dict[str,
 
     ref = copier.VcsRef.CURRENT if to is None else checked_ref(source, to)
     try:
-        with _surroundings(scratch), compiled_once():
+        with _surroundings(scratch), work_done_once():
             copier.run_update(
                 target, data=given, vcs_ref=ref, defaults=True, overwrite=True, quiet=True, unsafe=False,
                 conflict="inline", context_lines=100,
@@ -373,7 +374,7 @@ def render_old(source: Source, scratch: Path) -> Path:
         place.mkdir()
         ref = source.commit.rpartition("-g")[2]
         try:
-            with _surroundings(place), compiled_once():
+            with _surroundings(place), work_done_once():
                 copier.run_copy(
                     _for_copier(source.location), target, data=source.answers, vcs_ref=ref,
                     defaults=True, quiet=True, unsafe=False,
