@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,9 @@ from santescaffold.cli import main
 from santescaffold.repository import Repository
 from santescaffold.status import collect
 from tests.conftest import ReleasedTemplate
-from tests.support import ROOT, commit, git, load_plan
+from tests.support import commit, git, load_plan
 from tests.update.small_template import state
-from tests.update.test_series import ANSWER_CHANGES, STEP, insert_line, resolve
-from tools.render import snapshot
+from tests.update.test_series import ANSWER_CHANGES, STEP, registry, release, resolve, write
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(7200)]
 SECTIONS = {
@@ -132,34 +129,16 @@ def test_records_hosts_and_commands(released: ReleasedTemplate, tmp_path: Path) 
 @given(steps=st.lists(STEP, min_size=4, max_size=6))
 def test_a_series_of_changes(steps: list[tuple[Any, ...]]) -> None:
     """The series of the generator's update tests: answers, people's edits, records and new versions, in any order."""
-    scratch = Path(tempfile.mkdtemp(prefix="santescaffold-predictions-"))
-    try:
-        template = ReleasedTemplate(snapshot(scratch / "template", ROOT, roles=False))
-        git(template.path, "init", "--quiet", "--initial-branch", "main")
-        template.release("v1.0.0")
-        repository = template.copy(scratch / "repository", load_plan("facility-registry"))
+    with registry() as (template, repository):
         for answer in ("rpo_hours", "mfa", "topology", "roles"):
             sign(repository, answer)
         sign(repository, "environments", "environment", "staging")
-        for number, step in enumerate(steps):
-            if step[0] == "edit":
-                insert_line(repository / step[1], f"Edit {number} by the people of the registry.", step[2])
-            elif step[0] == "append":
-                path = repository / step[1]
-                path.write_text(path.read_text(encoding="utf-8") + f"\nRemark {number}\n", encoding="utf-8")
-            elif step[0] == "own":
-                path = repository / step[1]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"# {number}\n---\nkept: true\n", encoding="utf-8")
-            elif step[0] == "version":
-                source = template.path / "template" / f"{step[1]}.jinja"
-                insert_line(source, f"Text of version {number} of the template.", step[2])
-                template.release(f"v1.{number + 1}.0")
+        for number, step in enumerate(steps, 1):
+            if step[0] == "version":
+                release(template, step, number)
                 foretold(repository, "--to", "latest")
-            else:
-                answers = scratch / "answers.yml"
+            elif not write(repository, step, f"Edit {number} by the people of the registry."):
+                answers = repository.with_name("answers.yml")
                 answers.write_text(yaml.safe_dump(ANSWER_CHANGES[step[1]]), encoding="utf-8")
                 foretold(repository, "--answers", answers)
             commit(repository, f"step {number}")
-    finally:
-        shutil.rmtree(scratch)

@@ -5,9 +5,10 @@ The series are drawn by hypothesis from a fixed seed, so every run tries the sam
 
 from __future__ import annotations
 
+import contextlib
 import re
-import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,35 @@ def resolve(path: Path) -> None:
     path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def registry() -> Iterator[tuple[ReleasedTemplate, Path]]:
+    """Yield a released template and a facility registry made from it; examples of hypothesis share no fixture."""
+    with tempfile.TemporaryDirectory(prefix="santescaffold-series-") as scratch:
+        template = ReleasedTemplate(snapshot(Path(scratch) / "template", ROOT, roles=False))
+        git(template.path, "init", "--quiet", "--initial-branch", "main")
+        template.release("v1.0.0")
+        yield template, template.copy(Path(scratch) / "repository", load_plan("facility-registry"))
+
+
+def write(repository: Path, step: tuple[Any, ...], mark: str) -> bool:
+    """Write ``mark`` as people do, when the step is one of theirs."""
+    path = repository / step[1] if step[0] in ("edit", "append", "own") else repository
+    if step[0] == "edit":
+        insert_line(path, mark, step[2])
+    elif step[0] == "append":
+        path.write_text(path.read_text(encoding="utf-8") + f"\n{mark}\n", encoding="utf-8")
+    elif step[0] == "own":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {mark}\n---\nkept: true\n", encoding="utf-8")
+    return path != repository
+
+
+def release(template: ReleasedTemplate, step: tuple[Any, ...], version: int) -> None:
+    """Release a version with another text in the page of the step."""
+    insert_line(template.path / "template" / f"{step[1]}.jinja", f"Text of version {version} of the template.", step[2])
+    template.release(f"v1.{version}.0")
+
+
 @pytest.mark.slow
 @seed(20261121)
 @settings(
@@ -100,37 +130,18 @@ def resolve(path: Path) -> None:
 )
 @given(steps=st.lists(STEP, min_size=4, max_size=7))
 def test_no_edit_is_silently_gone(steps: list[tuple[Any, ...]]) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="santescaffold-series-"))
-    try:
-        template = ReleasedTemplate(snapshot(scratch / "template", ROOT, roles=False))
-        git(template.path, "init", "--quiet", "--initial-branch", "main")
-        template.release("v1.0.0")
-        repository = template.copy(scratch / "repository", load_plan("facility-registry"))
+    with registry() as (template, repository):
         edits: dict[str, str] = {}
-        version = 0
-        for number, step in enumerate(steps):
-            kind = step[0]
+        for number, step in enumerate(steps, 1):
             mark = f"Edit {number} by the people of the registry."
-            if kind == "edit":
-                insert_line(repository / step[1], mark, step[2])
+            if write(repository, step, mark):
+                if step[0] == "own":  # replaces the file
+                    edits = {old: name for old, name in edits.items() if name != step[1]}
                 edits[mark] = step[1]
-            elif kind == "append":
-                path = repository / step[1]
-                path.write_text(path.read_text(encoding="utf-8") + f"\n{mark}\n", encoding="utf-8")
-                edits[mark] = step[1]
-            elif kind == "own":
-                path = repository / step[1]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"# {mark}\n---\nkept: true\n", encoding="utf-8")
-                edits = {old: name for old, name in edits.items() if name != step[1]} | {mark: step[1]}
-            if kind in ("edit", "append", "own"):
                 commit(repository, mark)
                 continue
-            if kind == "version":
-                version += 1
-                source = template.path / "template" / f"{step[1]}.jinja"
-                insert_line(source, f"Text of version {version} of the template.", step[2])
-                template.release(f"v1.{version}.0")
+            if step[0] == "version":
+                release(template, step, number)
                 conflicts = template.update(repository, ref=None)
             else:
                 conflicts = template.update(repository, ANSWER_CHANGES[step[1]])
@@ -141,5 +152,3 @@ def test_no_edit_is_silently_gone(steps: list[tuple[Any, ...]]) -> None:
                 resolve(repository / name)
             assert not list(repository.rglob("*.rej"))
             commit(repository, f"update {number}")
-    finally:
-        shutil.rmtree(scratch)
