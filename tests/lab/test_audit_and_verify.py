@@ -211,7 +211,7 @@ def test_sealed_audits_are_proved_and_tampering_is_found(deployed: tuple[Lab, Re
     audit.ssh(f"cat /root/kept > {path} && systemctl restart rsyslog && audit-chain-verify")
 
 
-def test_a_full_disk_says_so_and_audits_still_reach_the_repository(deployed: tuple[Lab, Repository]) -> None:
+def test_a_full_disk_says_so_and_no_audit_is_lost(deployed: tuple[Lab, Repository]) -> None:
     lab, _ = deployed
     audit = lab["collector"]
     audit.ssh("systemctl stop rsyslog && mount -t tmpfs -o size=1m,mode=750 tmpfs /var/log/santedb-audit")
@@ -222,7 +222,11 @@ def test_a_full_disk_says_so_and_audits_still_reach_the_repository(deployed: tup
     assert len(stored(audit, "app")) < 500
     said = audit.ssh("systemctl start santedb-audit-seal; journalctl -u santedb-audit-seal -o cat", check=False).stdout
     assert "full" in said
+    assert "Audits cannot be stored" in audit.ssh("journalctl -t santedb-audit-store -o cat").stdout
     wait_for(lab["centre"], "app", range(2000, 2500), 120)
+    audit.ssh("systemctl restart rsyslog && rm /var/log/santedb-audit/filler")  # what waits survives a restart
+    audit.ssh("systemctl start santedb-audit-seal")
+    assert sorted(number for number in stored(audit, "app") if number >= 2000) == list(range(2000, 2500))
     audit.ssh("systemctl stop rsyslog && umount /var/log/santedb-audit && systemctl start rsyslog")
 
 
