@@ -214,9 +214,9 @@ def test_sealed_audits_are_proved_and_tampering_is_found(deployed: tuple[Lab, Re
 def test_a_full_disk_says_so_and_no_audit_is_lost(deployed: tuple[Lab, Repository]) -> None:
     lab, _ = deployed
     audit = lab["collector"]
-    audit.ssh("systemctl stop rsyslog && mount -t tmpfs -o size=1m,mode=750 tmpfs /var/log/santedb-audit")
+    audit.ssh("systemctl stop rsyslog && mount -t tmpfs -o size=2m,mode=750 tmpfs /var/log/santedb-audit")
     audit.ssh("mkdir /var/log/santedb-audit/$(date +%Y) && systemctl start rsyslog")
-    audit.ssh("head -c 1040000 /dev/zero > /var/log/santedb-audit/filler", check=False)
+    audit.ssh("head -c 2090000 /dev/zero > /var/log/santedb-audit/filler", check=False)
     assert send(lab["app"], "app", 500, 2000) == 0
     time.sleep(3)
     assert len(stored(audit, "app")) < 500
