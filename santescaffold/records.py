@@ -441,7 +441,7 @@ def judge_gate(
                 "nobody says who makes this emergency deployment",
                 f"records/{environment}/emergency/",
                 "somebody else has to review it",
-                "add -e deployed_by='your name'",
+                "add -e \"deployed_by='your name'\"",
                 task=None,
             )
         )

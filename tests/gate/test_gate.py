@@ -228,6 +228,18 @@ def test_plan_of_the_table_has_the_shape_of_a_plan() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", ["deployed_by=Ama Mensah", "emergency_reason=leak in the proxy"])
+def test_what_breaks_at_a_blank_is_refused(tmp_path: Path, given: str) -> None:
+    root = repository({}, tmp_path)
+    broken = play(root, "gate", "-e", "environment_name=production", "-e", given)
+    assert broken.returncode != 0
+    assert "an extra variable broke at a blank" in broken.stdout
+    name, _, value = given.partition("=")
+    whole = play(root, "gate", "-e", "environment_name=production", "-e", "deployed_by=Efua", "-e", f"{name}='{value}'")
+    assert whole.returncode == 0, whole.stdout
+
+
+@pytest.mark.slow
 def test_limit_does_not_leave_the_gate_out(tmp_path: Path) -> None:
     root = repository({"valid": "none"}, tmp_path)
     arguments = (

@@ -62,7 +62,7 @@ def test_a_second_run_changes_nothing_on_any_host(site: Site) -> None:
 
 
 def test_verify_proves_it_and_writes_the_records(site: Site) -> None:
-    done = site.make("verify", "-e", "verified_by=Amina Okello")
+    done = site.make("verify", "-e", "verified_by='Amina Okello'")
     assert done.code == 0, done.text[-8000:]
     records = site.repository / "records/staging"
     report = yaml.safe_load(sorted((records / "evidence").glob("verify-*.yml"))[-1].read_text(encoding="utf-8"))
