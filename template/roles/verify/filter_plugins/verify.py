@@ -1371,8 +1371,27 @@ def backup_encrypted(it):
     ], {"files": len(files), "note": "That the key lies elsewhere is for a person to confirm; no private key was looked for."}  # fmt: skip
 
 
-@check("DEP-06", "DEP-78")
+@check("DEP-06")
 def backup_targets(it):
+    """Each target can be written and read."""
+    host, problems, people = it.first("backup"), [], []
+    targets = it.plan["backup"]["targets"]
+    for target in targets:
+        name = target["name"]
+        if target["media"] in ("tape", "cloud"):
+            people.append(name)
+            continue
+        look = it.look(host, "commands", f"target {name}")
+        if look["rc"] != 0:
+            problems.append(fault(f"The target {name} cannot be written and read ({look['err'].strip()[-200:]})", host,
+                                  "backups would have nowhere to go", "mount it there, or name its place: backup_target_settings"))  # fmt: skip
+    if people and not problems:
+        raise Cannot(f"what lies on tape or with a provider is for people to try: {', '.join(people)}")
+    return problems, {"targets": [target["name"] for target in targets]}
+
+
+@check("DEP-78")
+def backup_copies(it):
     """Every target has a copy, the offsite ones included."""
     host, state = backup_status(it)
     problems = [
