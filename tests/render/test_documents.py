@@ -201,7 +201,7 @@ MARKED: dict[str, dict[str, Any]] = yaml.safe_load(
 # How documents word a standard: as the questionnaire does, without its remarks; a kind of system, a permission, a class.
 LABELS = {
     "local_only": "its own records only",
-    "write_master": "into master records",
+    "write_master": "it may write master records",
     "class_c": "class C",
     **renderer().template.catalog["system_types"],
     **{
