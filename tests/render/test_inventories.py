@@ -170,6 +170,18 @@ def test_the_proxy_starts_closed_and_the_portal_is_behind_it() -> None:
     assert proxy["proxy_hl7_stream"]["port"] != proxy["proxy_hl7_stream"]["upstream_port"]
 
 
+@pytest.mark.parametrize("said", ["system", "domain"])
+def test_who_assigns_identifiers_may_stand_with_the_system_or_with_the_domain(said: str) -> None:
+    domain = {"name": "Hospital number", "namespace_id": "HN", "oid": "2.999.7", "scope": ["Patient"]}
+    system = {"name": "Hospital", "standards": ["fhir_r4"], "application_name": "HOSPITAL", "direction": "inbound"}
+    extra = {"identity_domains_assigned": ["HN"]} if said == "system" else {}
+    assigning = {"assigning_applications": ["HOSPITAL"]} if said == "domain" else {}
+    rendered = files({"connected_systems": [{**system, **extra}], "identity_domains": [{**domain, **assigning}]})
+    group = yaml.safe_load(rendered["inventories/production/group_vars/icdr/10-generated.yml"])
+    assert group["icdr_hardening_identity_domains"][0]["assigning_applications"] == ["HOSPITAL"]
+    assert group["icdr_hardening_partners"][0]["identity_domains"] == ["HN"]
+
+
 def test_servers_of_a_role_split_cluster_differ_in_their_own_variables() -> None:
     rendered = files({"topology": "role_split_cluster", "cache": "redis", "environments": ["production"]})
     hosts = yaml.safe_load(rendered["inventories/production/hosts.yml"])["all"]["hosts"]
