@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,86 +13,20 @@ import pytest
 import yaml
 
 from santescaffold.cli import VERBS
-from tests.support import GIT_ENVIRONMENT, ROOT, commit, git
+from tests.docs.pages import DOCS, PAGES, WRITTEN, blocks, name_of, others, runnable, shell, without_blocks
+from tests.support import ROOT, git
 from tools.mkdocs_hooks import on_page_markdown
-from tools.render import snapshot
 
-DOCS = ROOT / "docs"
-PAGES = sorted(page for page in DOCS.rglob("*.md") if "reference" not in page.relative_to(DOCS).parts)
-WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-URL = "https://github.com/santescaffold/santescaffold"
 STARTS_EMPTY = {"tutorial.md"}
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
-def runnable(page: Path) -> list[str]:
-    """Return the blocks of a page that a test runs, in order."""
-    return [body for _, info, body in FENCE.findall(page.read_text(encoding="utf-8")) if info == "sh run"]
-
-
 RUN = [page for page in PAGES if runnable(page) and page.name != "resolve-a-conflict.md"]  # has its own test
 
 
-def without_fences(text: str) -> str:
-    return FENCE.sub("", text)
-
-
-def shell_words(text: str) -> str:
-    """Return what a page shows as commands: its fenced shell and its inline code."""
-    fences = [body for _, info, body in FENCE.findall(text) if info.startswith("sh")]
-    return "\n".join([*fences, *re.findall(r"`([^`\n]+)`", without_fences(text))])
+def shell_words(page: Path) -> str:
+    """Return what a page shows as commands: its blocks of shell and its inline code."""
+    return "\n".join([*runnable(page), *others(page), *re.findall(r"`([^`\n]+)`", without_blocks(page))])
 
 
 # ---- commands
-
-
-@pytest.fixture(scope="session")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the project's public address leads to a release of the working tree."""
-    home = tmp_path_factory.mktemp("documentation")
-    project = snapshot(home / "project", ROOT)
-    (project / "tests").mkdir(exist_ok=True)
-    shutil.copytree(ROOT / "tests/plans", project / "tests/plans", dirs_exist_ok=True)
-    git(project, "init", "--quiet", "--initial-branch", "main")
-    commit(project, "v1.0.0")
-    git(project, "tag", "v1.0.0")
-    settings = home / "settings.yml"
-    settings.write_text("{}\n", encoding="utf-8")
-    return {
-        **GIT_ENVIRONMENT,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(home),
-        "COPIER_SETTINGS_PATH": str(settings),
-        "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": f"url.{project}.insteadOf",
-        "GIT_CONFIG_VALUE_0": URL,
-        "GIT_CONFIG_KEY_1": f"url.{project}.insteadOf",
-        "GIT_CONFIG_VALUE_1": f"{URL}.git",
-        "COLUMNS": "120",
-    }
-
-
-@pytest.fixture(scope="session")
-def demoland(surroundings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demoland's deployment repository, as a reader has it after the tutorial's first half. Copied, never written to."""
-    home = tmp_path_factory.mktemp("demoland")
-    answers = ROOT / "tests/plans/valid/demoland-mpi.yml"
-    shell(f"santescaffold new registry --answers {answers}", home, surroundings)
-    return home / "registry"
-
-
-def shell(script: str, directory: Path, environment: dict[str, str]) -> str:
-    """Run a script as one shell that stops at the first command that fails."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{script}\nends with {done.returncode}:\n{done.stdout}"
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -120,12 +51,12 @@ def test_commands_run_in_order(
 
 def test_the_conflict_of_the_how_to_is_one(surroundings: dict[str, str], demoland: Path, tmp_path: Path) -> None:
     """Resolving a conflict is shown on a real one."""
-    blocks = runnable(DOCS / "how-to/resolve-a-conflict.md")
+    first, second, third = runnable(DOCS / "how-to/resolve-a-conflict.md")
     shutil.copytree(demoland, tmp_path / "registry")
-    said = shell("\n".join(blocks[:2]), tmp_path / "registry", surroundings)
+    said = shell(f"{first}\n{second}", tmp_path / "registry", surroundings)
     assert "docs/current-state.md" in said.splitlines()
     assert "<<<<<<<" in (tmp_path / "registry/docs/current-state.md").read_text(encoding="utf-8")
-    shell(blocks[2], tmp_path / "registry", surroundings)
+    shell(third, tmp_path / "registry", surroundings)
     text = (tmp_path / "registry/docs/current-state.md").read_text(encoding="utf-8")
     assert "- Organization: the Ministry, Directorate of Registries\n" in text
     assert not re.search("^(<<<<<<<|=======|>>>>>>>)", text, re.MULTILINE)
@@ -134,8 +65,7 @@ def test_the_conflict_of_the_how_to_is_one(surroundings: dict[str, str], demolan
 def test_enough_is_run() -> None:
     assert len(RUN) >= 9
     for page in WRITTEN:
-        for _, info, _ in FENCE.findall(page.read_text(encoding="utf-8")):
-            assert info in ("sh", "sh run", "text", "yaml", "markdown", ""), f"{name_of(page)}: {info}"
+        assert {kind for kind, _ in blocks(page)} <= {"sh", "sh run", "text", "yaml", "markdown"}, name_of(page)
 
 
 # ---- what is named exists
@@ -145,7 +75,7 @@ def test_enough_is_run() -> None:
 def test_verbs_and_their_options_exist(page: Path) -> None:
     from santescaffold.cli import Verbs, main
 
-    shown = shell_words(page.read_text(encoding="utf-8"))
+    shown = shell_words(page)
     assert isinstance(main, Verbs)
     for line in re.sub(r"\\\n\s*", " ", shown).splitlines():
         for verb, rest in re.findall(r"(?<![\w/.-])santescaffold ([a-z-]+)([^|;&]*)", line):
@@ -160,7 +90,7 @@ def test_verbs_and_their_options_exist(page: Path) -> None:
 def test_make_targets_exist(page: Path) -> None:
     ours = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     theirs = re.findall(r"^([a-z-]+):", (ROOT / "template/Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    shown = shell_words(page.read_text(encoding="utf-8"))
+    shown = shell_words(page)
     for words in re.findall(r"(?:^|\s)make((?: [a-z-]+)+)(?=\s|$)", shown, re.MULTILINE):
         for target in words.split():
             known = {*ours, *theirs} if page.parent == ROOT else set(theirs)
@@ -196,13 +126,13 @@ def test_ids_that_are_named_exist(page: Path) -> None:
 
 
 def anchors(page: Path) -> Iterator[str]:
-    for title in re.findall(r"^#+ (.+)$", without_fences(page.read_text(encoding="utf-8")), re.MULTILINE):
+    for title in re.findall(r"^#+ (.+)$", without_blocks(page), re.MULTILINE):
         yield re.sub(r"[\s_]+", "-", re.sub(r"[^\w\s-]", "", title.lower())).strip("-")
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(page.read_text(encoding="utf-8"))):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page)):
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")

@@ -1,7 +1,7 @@
 """ansible-lint (production profile) and yamllint on the ten named plans, with the rendered repository's own configuration.
 
-Roles and playbooks are static, the same bytes in every repository: they are linted whole with the first plan, and the other plans
-lint what differs from it.
+Roles and playbooks are static, the same bytes in every repository: `make demo` lints them whole (tests/docs/test_commands.py), and
+here the other plans lint what differs from it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PLAN_NAMES, commit, git, load_plan
-from tools.render import render
+from tests.support import PLAN_NAMES, load_plan
 
 TOOLS = Path(sys.executable).parent
-WHOLE = "demoland-mpi"
+WHOLE = "demoland-mpi"  # by `make demo`
 
 
 def run(directory: Path, *command: str) -> None:
@@ -29,16 +28,8 @@ def run(directory: Path, *command: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [WHOLE, *(name for name in PLAN_NAMES if name != WHOLE)])
-def test_rendered_repository_is_clean(
-    name: str, copy: Callable[..., Path], whole_template_dir: Path, tmp_path: Path
-) -> None:
-    if name == WHOLE:
-        whole = render(tmp_path / "whole", load_plan(name), whole_template_dir)
-        git(whole, "init", "--quiet")
-        commit(whole, "Deployment repository as planned")
-        run(whole, "make", "check")
-        return
+@pytest.mark.parametrize("name", [name for name in PLAN_NAMES if name != WHOLE])
+def test_rendered_repository_is_clean(name: str, copy: Callable[..., Path]) -> None:
     repository = copy(load_plan(name))
     run(repository, "yamllint", "--strict", "inventories", "certificates", "audit", "plan.yml")
     run(repository, "ansible-lint", "--offline")

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from santescaffold.template import Template
-from tests.support import MINIMUM, ROOT
+from tests.docs.pages import URL, block
+from tests.support import MINIMUM, ROOT, commit, git
 from tools.render import snapshot
 
-COPIER = Path(sys.executable).parent / "copier"
 DOWN, ENTER, ESCAPE = "\x1b[B", "\r", "\x1b"
 PROMPT, DRAWN = r"\?2004h", r"\?7h"  # how prompt_toolkit begins a question, and ends drawing it
 SECONDS = 240
@@ -37,18 +37,32 @@ def settled(process: Any) -> str:
     return shown
 
 
-def interview(destination: Path, answers: Mapping[str, str], directory: Path) -> list[str]:
-    """Answer Copier's questions with ``answers`` and Enter for the rest; return the ids asked, in order."""
+def interview(answers: Mapping[str, str], directory: Path) -> list[str]:
+    """Run the README's command; answer its questions with ``answers`` and Enter for the rest; return the ids asked."""
+    template = snapshot(directory / "template")
+    git(template, "init", "--quiet", "--initial-branch", "main")
+    commit(template)
+    git(template, "tag", "v1.0.0")
     catalog = Template(ROOT).catalog
     ids = {first_words(question["help"]): name for name, question in catalog["questions"].items()}
     assert len(ids) == len(catalog["questions"])
     process = pexpect.spawn(
-        str(COPIER),
-        ["copy", str(snapshot(directory / "template")), str(destination)],
+        "bash",
+        ["-c", block("README.md", "copier copy")],
+        cwd=str(directory),
         encoding="utf-8",
         timeout=SECONDS,
         dimensions=(60, 200),
-        env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+        env={
+            **os.environ,
+            "TERM": "xterm",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(directory),  # Copier keeps what it clones there
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{template}.insteadOf",
+            "GIT_CONFIG_VALUE_0": URL,
+        },
     )
     asked = []
     while process.expect([PROMPT, pexpect.EOF]) == 0:
@@ -86,7 +100,7 @@ def essential(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]
     directory = tmp_path_factory.mktemp("essential")
     typed = {name: str(value) for name, value in MINIMUM.items()}
     typed["country_code"] = f"Testland|refused|{MINIMUM['country_code']}"
-    return directory / "out", interview(directory / "out", typed, directory)
+    return directory / "registry", interview(typed, directory)
 
 
 def test_the_essential_interview_asks_what_it_must_and_takes_enter_for_the_rest(
@@ -106,9 +120,7 @@ def test_the_essential_interview_asks_what_it_must_and_takes_enter_for_the_rest(
 def test_enter_to_every_question_of_the_full_interview_makes_the_same_plan(
     essential: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    asked = interview(
-        tmp_path / "out", {"interview": DOWN, **{name: str(value) for name, value in MINIMUM.items()}}, tmp_path
-    )
+    asked = interview({"interview": DOWN, **{name: str(value) for name, value in MINIMUM.items()}}, tmp_path)
     assert len(asked) > 120
     assert set(essential[1]) < set(asked)
-    assert plan_of(tmp_path / "out") == plan_of(essential[0])
+    assert plan_of(tmp_path / "registry") == plan_of(essential[0])
