@@ -1324,9 +1324,9 @@ def audit_arrives(it):
 
 @check("DEP-67")
 def audit_filters(it):
-    """The filters in force keep failures; overrides and user creation need a person on staging."""
+    """The filters in force keep failures; overrides and user creation need a person, outside of production."""
     raise Cannot(
-        "a failed sign-in was sent and looked for (DEP-68); an override and a user creation have to be made by a person on staging"
+        "a failed sign-in was sent and looked for (DEP-68); an override and a user creation have to be made by a person, outside of production"
     )
 
 
