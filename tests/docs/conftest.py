@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import URL, shell
+from tests.docs.pages import redirected, shell
 from tests.support import GIT_ENVIRONMENT, ROOT, commit, git
 
 
@@ -38,11 +38,7 @@ def surroundings(project: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(project.parent),
         "COPIER_SETTINGS_PATH": str(settings),
-        "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": f"url.{project}.insteadOf",
-        "GIT_CONFIG_VALUE_0": URL,
-        "GIT_CONFIG_KEY_1": f"url.{project}.insteadOf",
-        "GIT_CONFIG_VALUE_1": f"{URL}.git",
+        **redirected(project),
         "COLUMNS": "120",
     }
 

@@ -54,11 +54,22 @@ def commands(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def redirected(project: Path) -> dict[str, str]:
+    """Return the variables with which Git finds the project's public address in a directory."""
+    return {
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": f"url.{project}.insteadOf",
+        "GIT_CONFIG_VALUE_0": URL,
+        "GIT_CONFIG_KEY_1": f"url.{project}.insteadOf",
+        "GIT_CONFIG_VALUE_1": f"{URL}.git",
+    }
+
+
 def shell(script: str, directory: Path, environment: dict[str, str]) -> str:
     """Run a script as one shell that stops at the first command that fails."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+        cwd=directory, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=850,
     )  # fmt: skip
     assert done.returncode == 0, f"{script}\nends with {done.returncode}:\n{done.stdout}"
     return done.stdout

@@ -267,6 +267,7 @@ def test_make_demo(project: Path, surroundings: dict[str, str], tmp_path: Path) 
     clone = tmp_path / "clone"
     shutil.copytree(project, clone)
     (clone / ".venv").symlink_to(sys.prefix)
+    (clone / ".git/info/exclude").write_text(".venv\n", encoding="utf-8")
     # The environment of these tests serves: its stamp is a file that is always there.
     said = shell("make demo STAMP=Makefile", clone, surroundings)
     assert "inventories/production: fine" in said

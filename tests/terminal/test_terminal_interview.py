@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from santescaffold.template import Template
-from tests.docs.pages import URL, block
+from tests.docs.pages import block, redirected
 from tests.support import MINIMUM, ROOT, commit, git
 from tools.render import snapshot
 
@@ -59,9 +59,7 @@ def interview(answers: Mapping[str, str], directory: Path) -> list[str]:
             "PROMPT_TOOLKIT_NO_CPR": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(directory),  # Copier keeps what it clones there
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"url.{template}.insteadOf",
-            "GIT_CONFIG_VALUE_0": URL,
+            **redirected(template),
         },
     )
     asked = []
