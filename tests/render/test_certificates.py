@@ -227,6 +227,10 @@ def test_partners_hold_a_certificate_where_the_plan_asks_for_one() -> None:
     entries = register({"connected_systems": [by_secret], "client_certificate_scope": "all_rest_apis"})
     (partner,) = (entry for entry in entries if entry["purpose"] == "partner" and entry["environment"] == "production")
     assert (partner["key_origin"], partner["maps_to"], partner["uses"]) == ("partner", "LAB", ["rest"])
+    assert partner["subject"]["o"] != "National Laboratory"
+    owned = register({"connected_systems": [{**by_choice, "owner": "National\nLaboratory"}]})
+    organizations = {entry["subject"]["o"] for entry in owned if entry["purpose"] == "partner"}
+    assert organizations == {"National Laboratory"}
     twins = [
         entry["id"]
         for entry in register({"connected_systems": [by_choice, by_choice]})
