@@ -245,7 +245,7 @@ class Host:
         _ip("link", "del", f"v-{self.name}", check=False)
         cgroups.remove(f"{cgroup_name()}/{self.name}")
 
-    def stop(self, timeout: float = 90) -> None:
+    def stop(self, timeout: float = 300) -> None:
         """Shut down in order (SIGTERM to the host's init), wait for it. Raises subprocess.TimeoutExpired."""
         with self._lock:
             self._stopping = True
