@@ -100,6 +100,15 @@ class Partner:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode(errors="replace"), dict(error.headers))
 
+    def presented(self) -> str:
+        """Return the certificate (PEM) that the API presents once it has been checked. Raises OSError."""
+        context = ssl.create_default_context(cafile=self._authority)
+        with (
+            socket.create_connection((self.api, 443), 10) as raw,
+            context.wrap_socket(raw, server_hostname=self.api) as link,
+        ):
+            return ssl.DER_cert_to_PEM_cert(link.getpeercert(binary_form=True) or b"")
+
     def answers(self, path: str = "/fhir/metadata") -> bool:
         """Whether a path answers 200, whatever else may be wrong."""
         try:
