@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tools.lab import images, plans
 from tools.lab.partner import Partner
@@ -107,13 +108,18 @@ def test_no_audit_is_lost_while_the_disk_of_the_collector_is_full(site: Site) ->
 def shorten(site: Site, entry: dict[str, Any], host: str, days: int) -> None:
     """Let the environment's authority sign the certificate anew, for a few days only."""
     authority = site.repository / f".ca/{site.environment}"
-    scratch = site.folder / "short.crt"
-    scratch.write_text(site.host(host).read(entry["path_certificate"]), encoding="ascii")
-    command = ["openssl", "x509", "-in", str(scratch), "-out", str(scratch), "-days", str(days), "-set_serial", "4711"]
-    command += ["-CA", str(authority / "ca.crt"), "-CAkey", str(authority / "ca.key"), "-passin", "stdin"]
-    password = site.secrets["vault_certificates_ca_passphrase"]
-    subprocess.run(command, input=password, text=True, check=True, capture_output=True)
-    site.host(host).put(scratch, entry["path_certificate"])
+    issuer = x509.load_pem_x509_certificate((authority / "ca.crt").read_bytes())
+    password = site.secrets["vault_certificates_ca_passphrase"].encode()
+    key = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), password)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    old = x509.load_pem_x509_certificate(site.host(host).read(entry["path_certificate"]).encode())
+    now = datetime.now(UTC)
+    new = x509.CertificateBuilder(issuer.subject, old.subject, old.public_key(), x509.random_serial_number())
+    new = new.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=days))
+    for extension in old.extensions:
+        new = new.add_extension(extension.value, extension.critical)
+    text = new.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    site.host(host).ssh(f"cat > {entry['path_certificate']}", input=text)
 
 
 @contextmanager
