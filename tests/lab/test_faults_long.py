@@ -1,0 +1,90 @@
+"""How a deployed split plan is graded by others: TLS by testssl.sh, the hosts by Lynis, both of Debian."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools.lab import Host, Lab
+from tools.lab.sites import Site
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
+
+OLD = ("SSLv2", "SSLv3", "TLS1", "TLS1_1")
+# testssl.sh's lists; AVERAGE is CBC and key exchange without forward secrecy
+WEAK = ("NULL", "aNULL", "EXPORT", "LOW", "3DES_IDEA", "AVERAGE")
+INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -qy --no-install-recommends"
+RISE = 8  # points of Lynis that the deployment must gain over a bare host; docs/explanation/security.md has the figures measured
+
+
+@pytest.fixture(scope="module")
+def site(split: Site) -> Site:
+    """The deployed environment."""
+    return split
+
+
+def graded(caller: Host, address: str, target: str, *options: str) -> dict[str, str]:
+    """Return what testssl.sh finds, by the name of its test, as seen from a host that may connect."""
+    caller.ssh(f"command -v testssl >/dev/null || {{ {INSTALL} testssl.sh; }}")
+    words = ["testssl", "--quiet", "--nodns", "none", "--warnings", "off", "-p", "-s", *options]
+    words += ["--jsonfile", "/root/grade.json", "--ip", address, target]
+    caller.ssh(f"rm -f /root/grade.json; {' '.join(words)}", check=False, timeout=600)
+    found = {one["id"]: one["finding"] for one in json.loads(caller.ssh("cat /root/grade.json").stdout)}
+    assert "scanProblem" not in found, found["scanProblem"]
+    return found
+
+
+def offered(found: dict[str, str]) -> set[str]:
+    """Return the old protocols and weak ciphers among what is offered."""
+    names = [*OLD, *(f"cipherlist_{name}" for name in WEAK)]
+    assert found["TLS1_2"].startswith("offered") or found["TLS1_3"].startswith("offered"), found
+    return {name for name in names if not found[name].startswith("not offered")}
+
+
+def test_https_offers_nothing_old_or_weak_and_insists_on_https(site: Site) -> None:
+    name = next(
+        one["fqdn"]
+        for one in site.answers["domain_names"]
+        if one["purpose"] == "api" and one["environment"] == site.environment
+    )
+    found = graded(site.host("ops"), "10.77.0.41", f"{name}:443", "-h")
+    assert offered(found) == set()
+    assert int(found["HSTS_time"].split()[0]) >= 180, found["HSTS_time"]
+
+
+def test_hl7_offers_nothing_old_or_weak(site: Site) -> None:
+    name = next(
+        one["fqdn"]
+        for one in site.answers["domain_names"]
+        if one["purpose"] == "hl7" and one["environment"] == site.environment
+    )
+    port = site.group("proxy")["proxy_hl7_stream"]["port"]
+    assert offered(graded(site.host("app"), "10.77.0.41", f"{name}:{port}")) == set()
+
+
+def test_postgresql_offers_nothing_old_or_weak(site: Site) -> None:
+    assert offered(graded(site.host("app"), "10.77.0.43", "db.lab.example.org:5432", "-t", "postgres")) == set()
+
+
+def test_the_collector_takes_what_santedb_speaks_and_no_more(site: Site) -> None:
+    # SanteDB's sender opens TLS 1.0 (catalog/audit.yml): nothing older, and nothing that a recent client would have to take
+    found = graded(site.host("app"), "10.77.0.44", "ops.lab.example.org:6514")
+    assert offered(found) <= {"TLS1", "cipherlist_AVERAGE"}
+    assert found["TLS1_3"].startswith("offered")
+
+
+def index(host: Host) -> int:
+    """Return Lynis' hardening index of a host."""
+    host.ssh(f"command -v lynis >/dev/null || {{ {INSTALL} lynis; }}")
+    host.ssh("lynis audit system --quick --no-colors --quiet", check=False, timeout=600)
+    return int(host.ssh("sed -n s/^hardening_index=//p /var/log/lynis-report.dat").stdout)
+
+
+def test_deployed_hosts_are_harder_than_bare_ones(site: Site, lab: Lab) -> None:
+    bare = lab.host("bare", 48)
+    lab.start(bare)
+    before = index(bare)
+    after = {name: index(site.host(name)) for name in site.groups}
+    print(f"Lynis: bare {before}, deployed {after}")
+    assert min(after.values()) >= before + RISE, (before, after)
