@@ -156,7 +156,7 @@ class Host:
         """Whether the host is powered on."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, timeout: float = 120) -> Host:
+    def start(self, timeout: float = 300) -> Host:
         """Power on and wait until the boot has finished and sshd answers; return the host itself.
 
         Raises HostError with the end of the console when it does not come up within `timeout` seconds.
