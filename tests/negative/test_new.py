@@ -201,7 +201,9 @@ def test_a_commit_that_fails_leaves_nothing(answers: Path, place: Path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_behind(sent: signal.Signals, answers: Path, place: Path, template_dir: Path) -> None:
-    command = [sys.executable, "-c", "from santescaffold.cli import main; main()", "new", str(place / "demo")]
+    # a shell's background jobs ignore an interrupt, and so would what they start
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from santescaffold.cli import main; main()", "new", str(place / "demo")]
     child = subprocess.Popen(
         [*command, "--answers", str(answers), "--template", str(template_dir)],
         stdout=subprocess.PIPE,
