@@ -52,6 +52,7 @@ lab: $(STAMP) ## real hosts on this machine: a plan deployed and verified (needs
 	@tools/run-lab $(BIN) tests/lab/test_harness.py tests/lab/test_split.py
 
 lab-deploy: $(STAMP) ## deployment scenarios on real hosts, an hour or more; not all of them pass yet (CONTRIBUTING.md)
+	@$(BIN)/python -m tools.lab build wheels
 	@tools/run-lab $(BIN) tests/lab
 
 catalog: $(STAMP) ## compile questions/ and catalog/ for the template

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,9 @@ def commands(
                 own.append(_command(environment, "site", [], [], "everything"))
             if first or limit is None:
                 continue
-            moved = entry["hosts"] not in ("all", "controller") and set(limit) - set(
-                was["groups"].get(entry["hosts"], [])
-            )
+            moved: Collection[str] = fresh if entry["hosts"] == "all" else []
+            if entry["hosts"] not in ("all", "controller"):
+                moved = set(limit) - set(was["groups"].get(entry["hosts"], []))
             own.append(_command(environment, entry["playbook"], limit, [] if moved else tags, entry["restarts"]))
         if own and (playbooks / "verify.yml").is_file():
             own.append(_command(environment, "verify", [], [], "nothing"))
@@ -220,7 +220,9 @@ def _changed_variables(was: Mapping[str, Any], now: Mapping[str, Any]) -> set[st
     for host in set(was["hosts"]) & set(now["hosts"]):
         old, new = was["hosts"][host] or {}, now["hosts"][host] or {}
         names |= {name for name in {*old, *new} if old.get(name) != new.get(name)}
-    return names
+    groups = {*was["groups"], *now["groups"]}
+    names |= {f"groups.{name}" for name in groups if was["groups"].get(name, []) != now["groups"].get(name, [])}
+    return names | ({"hosts"} if set(was["hosts"]) != set(now["hosts"]) else set())
 
 
 def _hit(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ PROVIDER = '<add type="SanteDB.OrmLite.Providers.Postgres.PostgreSQLProvider, Sa
 
 
 @pytest.fixture(scope="module")
-def standin(docker_snapshot: Snapshot) -> Lab:
+def standin(docker_snapshot: Snapshot) -> Iterator[Lab]:
     """A database host and a Docker host with the stand-in's image; nothing runs in Docker yet."""
     lab = Lab()
     db = lab.host("pg", 21)

@@ -85,6 +85,16 @@ def test_groups_that_are_not_needed_stay_empty() -> None:
     assert groups["cache"] == groups["queue"] == groups["portal"] == groups["audit"] == groups["monitoring"] == []
 
 
+def test_a_group_that_an_answer_turned_off_has_no_hosts_though_one_lists_it() -> None:
+    listed = [host("app", "icdr", "cache"), host("db", "database", "proxy", "backup")]
+    section = hosts(cache="memory", topology="split", hosts=listed)
+    assert section["environments"][0]["groups"]["cache"] == []
+    assert "hosts.group_turned_off.production.app.cache" in warned(section)
+    section = hosts(cache="redis", topology="split", hosts=listed)
+    assert section["environments"][0]["groups"]["cache"] == ["app"]
+    assert not [name for name in warned(section) if name.startswith("hosts.group_turned_off")]
+
+
 def test_the_only_host_takes_what_nobody_lists() -> None:
     section = hosts(topology="single_host", hosts=[host("one", "icdr")])
     groups = section["environments"][0]["groups"]

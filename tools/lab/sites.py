@@ -183,17 +183,27 @@ class Site:
             }
             for name, (number, groups) in self.groups.items()
         ]
-        template = self.folder / "template"
-        if not template.exists():
-            render.snapshot(template)
-        render.render(self.repository, {**self.answers, "hosts": [*hosts, *others]}, template)
+        template, fresh = self.folder / "template", self.folder / "fresh"
+        for folder in (template, fresh):
+            shutil.rmtree(folder, ignore_errors=True)
+        render.snapshot(template)
+        render.render(fresh, {**self.answers, "hosts": [*hosts, *others]}, template)
+        if self.repository.exists():  # as an update: files of the first plan that this one does not have go away
+            first = self.git("rev-list", "--max-parents=0", "HEAD").strip()
+            for name in self.git("ls-tree", "-r", "--name-only", first).splitlines():
+                if not (fresh / name).exists():
+                    (self.repository / name).unlink(missing_ok=True)
+        shutil.copytree(fresh, self.repository, symlinks=True, dirs_exist_ok=True)
         self.git("init", "-q")
         self.commit("Plan")
 
-    def git(self, *arguments: str) -> None:
-        """Run git in the repository."""
+    def git(self, *arguments: str) -> str:
+        """Run git in the repository and return what it says."""
         environment = {**os.environ, "HOME": str(self.folder)}
-        subprocess.run(["git", *arguments], cwd=self.repository, env=environment, check=True, capture_output=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.repository, env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout
 
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
