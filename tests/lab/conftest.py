@@ -64,3 +64,9 @@ def deployments(lab_available: None, tmp_path_factory: pytest.TempPathFactory) -
 def split(lab: Lab, deployments: Callable[[str], Rested], tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The split plan, deployed and booted anew: each module has its own copy of hosts and repository."""
     return Site.wake(deployments("split"), lab, tmp_path_factory.mktemp("split") / "site")
+
+
+@pytest.fixture(scope="module")
+def clustered(lab: Lab, deployments: Callable[[str], Rested], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The clustered plan in production, deployed, approved and booted anew."""
+    return Site.wake(deployments("clustered"), lab, tmp_path_factory.mktemp("clustered") / "site")

@@ -154,7 +154,7 @@ def test_a_certificate_near_its_end_is_noticed_and_renewed_while_callers_are_ser
     site.wait_for(
         lambda: [one["certificate"] for one in alerts(site, "edge", "CertificateExpires")] == [entry["id"]], 60
     )
-    check = ("-e", "verified_by=Amina Okello", "-e", '{"verify_only": ["DEP-07"]}')
+    check = ("-e", "verified_by='Amina Okello'", "-e", '{"verify_only": ["DEP-07"]}')
     refused = site.make("verify", *check, label="verify, certificate near its end")
     assert refused.code != 0
     assert re.search(rf"DEP-07: {re.escape(entry['path_certificate'])} expires in [23] days; edge", refused.line), (
