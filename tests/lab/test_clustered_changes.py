@@ -76,6 +76,7 @@ def settle(site: Site, label: str) -> None:
     site.deploy(label=label)
     done = site.make("verify", "-e", "verified_by='Grace Wanjiru'", label=f"verify, {label}")
     assert done.code == 0, done.text[-5000:]
+    plans.sign_stage(site, "before_use", proven=True)
     site.commit("Proven")
     assert site.play("proxy", label=f"proxy, {label}").code == 0
     plans.stranger(site, f"stranger, {label}")

@@ -501,7 +501,7 @@ class Lab:
         program: str = "ansible-playbook",
         user: str = "root",
         env: Mapping[str, str] | None = None,
-        timeout: float = 1800,
+        timeout: float = 3600,
     ) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook (or `program`) in `cwd` against the hosts' addresses; return its exit code and output.
 

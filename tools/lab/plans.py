@@ -94,28 +94,45 @@ def blocking(site: Site, stage: str) -> list[dict[str, Any]]:
     return found
 
 
-def sign_stage(site: Site, stage: str, second: str = "Ruth Banda") -> None:
-    """Let the people of the plan sign what still blocks a stage, each in the owner's role; `second` approves with them."""
+def sign_stage(site: Site, stage: str, second: str = "Ruth Banda", *, proven: bool = False) -> None:
+    """Let the people of the plan sign what still blocks a stage, each in the owner's role; `second` approves with them.
+
+    What machines can prove is left to them; once they had their say (`proven`), people sign what remains of it.
+    """
     everybody = {one["team_role"]: one["name"] for one in site.answers["contacts"]}
     for task in blocking(site, stage):
-        if task["todo"].startswith("run `make verify"):
-            continue  # for machines to prove
+        if task["todo"].startswith("run `make verify") and not proven:
+            continue
         by = everybody.get(task["owner"], "Joseph Mensah")
         where = () if task["where"].startswith("records/project/") else ("--environment", site.environment)
         approved = ("--approved-by", second) if "--approved-by" in task["todo"] else ()
         sign(site, "sign", task["task"], task["owner"], "--evidence", "minutes 7", *where, *approved, by=by)
 
 
+STRANGER = """
+import socket, ssl, sys
+proxy, *calls = sys.argv[1:]
+for call in calls:
+    name, _, path = call.partition("/")
+    try:
+        with socket.create_connection((proxy, 443), 20) as raw:
+            with ssl._create_unverified_context().wrap_socket(raw, server_hostname=name) as link:
+                link.sendall(f"GET /{path} HTTP/1.0\\r\\nHost: {name}\\r\\n\\r\\n".encode())
+                print(link.recv(100).split()[1].decode())
+    except OSError as error:
+        print(error)
+"""
+
+
 def stranger(site: Site, label: str) -> None:
-    """Call API and portal from a host of no trusted network; the run says the statuses, 000 for no answer."""
+    """Call API and portal from a host of no trusted network; the run says the statuses, or why there is no answer."""
     names = {
         one["purpose"]: one["fqdn"] for one in site.answers["domain_names"] if one["environment"] == site.environment
     }
     proxy = next(number for number, groups in site.groups.values() if "proxy" in groups)
-    call = "curl -sk -m 20 -o /dev/null -w '%{{http_code}}\n' --resolve {0}:443:10.77.0.{1} https://{0}{2}"
-    calls = [call.format(names[purpose], proxy, path) for purpose, path in (("api", "/fhir/metadata"), ("portal", "/"))]
-    done = site.host("clock").ssh("; ".join(calls), check=False)
-    site.runs[label] = Done(done.returncode, done.stdout, 0)
+    command = f"python3 - 10.77.0.{proxy} {names['api']}/fhir/metadata {names['portal']}/"
+    done = site.host("clock").ssh(command, input=STRANGER, check=False)
+    site.runs[label] = Done(done.returncode, done.stdout + done.stderr, 0)
 
 
 def waive_what_no_lab_has(site: Site, *more: str) -> None:
@@ -167,7 +184,7 @@ def clustered(lab: Lab, folder: Path) -> Rested:
     site.deploy(label="deploy, closed")
     stranger(site, "stranger, closed")
     site.make("verify", "-e", "verified_by='Grace Wanjiru'", label="verify, closed")
-    sign_stage(site, "before_use", second=DEPLOYER)
+    sign_stage(site, "before_use", second=DEPLOYER, proven=True)
     site.make("gate", label="gate, approved by who deploys")
     sign(site, "sign", "DEP-106", "project_sponsor", "--environment", "production", "--evidence", "minutes 8",
          "--approved-by", "Ruth Banda", "--again")  # fmt: skip
