@@ -159,7 +159,12 @@ def test_reading_verbs_answer_at_once(
     ("wanted", "lines"),
     [
         ("lockout_attempts", ["lockout_attempts: answer", "asked in: questions/70-security.yml"]),
-        ("DEP-50", ["gate: before_use: the default password is published in SanteDB's documentation and seeded by the installer"]),
+        (
+            "DEP-50",
+            [
+                "gate: before_use: the default password is published in SanteDB's documentation and seeded by the installer"
+            ],
+        ),
         ("dep-50", ["owner: security analyst"]),
         ("C01", ["severity: error"]),
         ("MDM", ["MDM: feature, "]),
