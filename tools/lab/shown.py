@@ -27,7 +27,7 @@ def upstreams(site: Site, partner: Partner, calls: int = 12) -> set[str]:
     before = int(edge.ssh("wc -l < /var/log/nginx/access.log").stdout)
     assert [partner.call("/fhir/metadata").status for _ in range(calls)] == [200] * calls
     lines = edge.ssh(f"tail -n +{before + 1} /var/log/nginx/access.log").stdout
-    return {found.split(":")[0].split()[-1] for found in re.findall(r" \d+\.\d+ ([\d., :]+?:8080) ", lines)}
+    return {found.split()[-1].split(":")[0] for found in re.findall(r" \d+\.\d+ ([\d., :]+?:8080) ", lines)}
 
 
 @contextmanager
