@@ -15,7 +15,7 @@ OLD = ("SSLv2", "SSLv3", "TLS1", "TLS1_1")
 # testssl.sh's lists; AVERAGE is CBC and key exchange without forward secrecy
 WEAK = ("NULL", "aNULL", "EXPORT", "LOW", "3DES_IDEA", "AVERAGE")
 INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -qy --no-install-recommends"
-RISE = 8  # points of Lynis that the deployment must gain over a bare host; docs/explanation/security.md has the figures measured
+RISE = 8  # points of Lynis that a deployed host must have over a bare one
 
 
 @pytest.fixture(scope="module")
