@@ -141,6 +141,14 @@ class Context:
             raise Cannot(f"on {host}, the container's description cannot be read") from error
         return dict(entry.partition("=")[::2] for entry in inspected["Config"].get("Env") or []), inspected
 
+    def said_since_start(self, host):
+        """Return what the application said since it was started last: an earlier start that failed is history.
+
+        The engine writes both times alike, to the second comparable as text.
+        """
+        started = self.running(host)[1]["State"]["StartedAt"][:19]
+        return "\n".join(line for line in self.output(host, "log").splitlines() if line[:19] >= started)
+
     def differs(self, names):
         """Return findings for settings that the running application has not as planned; templated values are not compared."""
         problems = []
@@ -790,7 +798,7 @@ def datasets(it):
                     "see its log",
                 )
             )
-        if "FATAL ERROR" in it.look(host, "commands", "log")["out"]:
+        if "FATAL ERROR" in it.said_since_start(host):
             problems.append(
                 fault("The log has FATAL ERROR", host, "it did not start as configured", "read the lines around it")
             )
