@@ -39,7 +39,7 @@ def _cloned_once() -> Iterator[None]:
     """Clone each version of a template once. The same place also means the same names of files to compile."""
     import copier._template as copier_template
 
-    real = copier_template.clone  # type: ignore[attr-defined]  # it is imported there
+    real = vars(copier_template)["clone"]
     known: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory(prefix="santescaffold-clones-") as clones:
 

@@ -127,7 +127,7 @@ def test_rules_that_shut_the_administrator_out_are_taken_back(
     before = hosts["db"].ssh("nft -s list table inet host_baseline").stdout
     rules = json.dumps({"host_baseline_firewall_extra_rules": ["tcp dport 22 ct state new drop"]})
     said = repository.refused("baseline", "--limit", "db", "-e", rules)
-    assert "shut this session out and have been taken back" in said
+    assert "shut Ansible out and have been taken back" in said
     assert hosts["db"].ssh("nft -s list table inet host_baseline").stdout == before
     assert "taken back" in hosts["db"].ssh("journalctl -t host-baseline-guard -o cat").stdout
     repository.fine("baseline", "--limit", "db")
@@ -154,7 +154,7 @@ def test_a_session_from_elsewhere_is_refused_before_anything_is_tried(
 ) -> None:
     sources = json.dumps({"host_baseline_ssh_sources": ["192.0.2.0/24"]})
     said = repository.refused("baseline", "--limit", "db", "-e", sources)
-    assert "this session comes from 10.77.0.1" in said
+    assert "Ansible comes from 10.77.0.1" in said
     assert "changed=0" in said
 
 

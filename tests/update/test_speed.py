@@ -61,7 +61,7 @@ def test_each_version_is_cloned_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     template = ReleasedTemplate(make_template(tmp_path / "template"))
     repository = make_repository(tmp_path / "repository", template.path)
     template.release("v1.1.0", {"template/playbooks/icdr.yml": "---\n# new\n"})
-    real, asked = copier._template.clone, []  # type: ignore[attr-defined]  # it is imported there
+    real, asked = vars(copier._template)["clone"], []
 
     def clone(url: str, ref: str = "HEAD", location: str | None = None) -> str:
         asked.append(ref)
@@ -71,5 +71,5 @@ def test_each_version_is_cloned_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with work_done_once():
         template.update(repository, {"servers": 3}, None)
     assert sorted(asked) == ["v1.0.0", "v1.1.0"]
-    assert copier._template.clone is clone, "Copier is as before"  # type: ignore[attr-defined]
+    assert vars(copier._template)["clone"] is clone, "Copier is as before"
     assert (repository / "many/2.txt").is_file()
