@@ -20,7 +20,11 @@ from jinja2 import Environment
 @contextlib.contextmanager
 def work_done_once() -> Iterator[None]:
     """Run Copier in this context, and it does each thing once."""
-    with _cloned_once(), _configured_once(), _compiled_once(), _answers_gathered_once(), _file_mode_asked_once():
+    with contextlib.ExitStack() as spared:
+        for part in (_cloned_once, _configured_once, _compiled_once, _answers_gathered_once, _file_mode_asked_once):
+            # These are Copier's own insides: a version that keeps them elsewhere does the work again, which is slower, not wrong.
+            with contextlib.suppress(ImportError, AttributeError, KeyError):
+                spared.enter_context(part())
         yield
 
 

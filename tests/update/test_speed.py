@@ -73,3 +73,16 @@ def test_each_version_is_cloned_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(asked) == ["v1.0.0", "v1.1.0"]
     assert vars(copier._template)["clone"] is clone, "Copier is as before"
     assert (repository / "many/2.txt").is_file()
+
+
+def test_a_copier_with_other_insides_is_slower_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ReleasedTemplate(make_template(tmp_path / "template"))
+    repository = make_repository(tmp_path / "repository", template.path)
+    template.release("v1.1.0", {"template/playbooks/icdr.yml": "---\n# new\n"})
+
+    def moved() -> None:
+        raise AttributeError("type object 'Worker' has no attribute '_answers_to_remember'")
+
+    monkeypatch.setattr("santescaffold.speed._answers_gathered_once", moved)
+    compared(repository, template, {"servers": 3}, None)
+    assert (repository / "many/2.txt").is_file()
