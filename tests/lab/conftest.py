@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tools.lab import Lab, Snapshot, images, plans, settings, why_not
+from tools.lab import Host, Lab, Snapshot, images, plans, settings, why_not
+from tools.lab.bare import ADDRESSES, Repository
+from tools.lab.partner import Partner
 from tools.lab.sites import Rested, Site
 
 
@@ -61,12 +63,32 @@ def deployments(lab_available: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def split(lab: Lab, deployments: Callable[[str], Rested], tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The split plan, deployed and booted anew: each module has its own copy of hosts and repository."""
-    return Site.wake(deployments("split"), lab, tmp_path_factory.mktemp("split") / "site")
+def site(
+    request: pytest.FixtureRequest,
+    lab: Lab,
+    deployments: Callable[[str], Rested],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
+    """The plan that the module names as PLAN, deployed and booted anew: each module has its own copy of hosts and repository."""
+    return Site.wake(deployments(request.module.PLAN), lab, tmp_path_factory.mktemp(request.module.PLAN) / "site")
 
 
 @pytest.fixture(scope="module")
-def clustered(lab: Lab, deployments: Callable[[str], Rested], tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The clustered plan in production, deployed, approved and booted anew."""
-    return Site.wake(deployments("clustered"), lab, tmp_path_factory.mktemp("clustered") / "site")
+def partner(site: Site) -> Partner:
+    """The hospital's system."""
+    return plans.partner(site)
+
+
+@pytest.fixture(scope="module")
+def hosts(request: pytest.FixtureRequest, lab: Lab) -> dict[str, Host]:
+    """The bare hosts that the module names as HOSTS, up."""
+    for name in request.module.HOSTS:
+        lab.host(name, ADDRESSES[name])
+    lab.start()
+    return lab.hosts
+
+
+@pytest.fixture(scope="module")
+def repository(lab: Lab, hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository of roles and playbooks for bare hosts."""
+    return Repository(tmp_path_factory.mktemp("deployment") / "repository", lab)

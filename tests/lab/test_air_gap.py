@@ -39,7 +39,7 @@ esac
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Two bare hosts with everything on them, ready to be deployed."""
     answers = plans.demoland("staging")
-    site = Site(lab, tmp_path_factory.mktemp("air") / "gap", "staging", GROUPS, answers, disks={"db": [plans.VAULT]})
+    site = Site(lab, tmp_path_factory.mktemp("air") / "gap", "staging", GROUPS, answers).build({"db": [plans.VAULT]})
     plans.prepare(site)
     plans.open_the_gate(site)
     return site

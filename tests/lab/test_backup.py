@@ -11,6 +11,7 @@ import yaml
 from tools.lab.sites import Done, Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+PLAN = "split"
 
 
 def sql(site: Site, statement: str, database: str = "santedb") -> str:
@@ -20,15 +21,15 @@ def sql(site: Site, statement: str, database: str = "santedb") -> str:
 
 
 @pytest.fixture(scope="module")
-def saved(split: Site) -> Site:
+def saved(site: Site) -> Site:
     """Records in the database, and a backup of everything."""
     sql(
-        split,
+        site,
         "CREATE TABLE lab AS SELECT n, md5(n::text) AS word FROM generate_series(1, 20000) n; SELECT pg_switch_wal()",
     )
-    done = split.make("backup")
+    done = site.make("backup")
     assert done.code == 0, done.text[-5000:]
-    return split
+    return site
 
 
 def drill(site: Site, label: str) -> tuple[Done, dict[str, Any]]:

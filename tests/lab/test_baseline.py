@@ -14,23 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.lab import Host, Lab
-from tools.lab.bare import ADDRESSES, ADMINISTRATORS, Repository, changes
+from tools.lab import Host
+from tools.lab.bare import ADMINISTRATORS, Repository, changes
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture(scope="module")
-def hosts(lab: Lab) -> dict[str, Host]:
-    for name in ("db", "app", "stranger"):
-        lab.host(name, ADDRESSES[name])
-    lab.start()
-    return lab.hosts
-
-
-@pytest.fixture(scope="module")
-def repository(lab: Lab, hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return Repository(tmp_path_factory.mktemp("deployment") / "repository", lab)
+HOSTS = ("db", "app", "stranger")
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.lab import Host, Lab
-from tools.lab.bare import ADDRESSES, Repository, changes, entry, register
+from tools.lab import Host
+from tools.lab.bare import Repository, changes, entry, register
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture(scope="module")
-def hosts(lab: Lab) -> dict[str, Host]:
-    for name in ("db", "app", "app2", "authority"):
-        lab.host(name, ADDRESSES[name])
-    lab.start()
-    return lab.hosts
-
-
-@pytest.fixture(scope="module")
-def repository(lab: Lab, hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return Repository(tmp_path_factory.mktemp("deployment") / "repository", lab)
+HOSTS = ("db", "app", "app2", "authority")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tools.lab.partner import Partner
 from tools.lab.sites import Done, Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+PLAN = "split"
 HL7 = {"hl7v2_sllp", "ihe_pix", "ihe_pdq"}
 # What a host shows of itself, one finding a line. Contents only where the roles write; keys are opaque and left out.
 LISTING = r"""
@@ -120,9 +121,9 @@ class Changed:
 
 
 @pytest.fixture(scope="module")
-def changed(split: Site) -> Changed:
+def changed(site: Site) -> Changed:
     """The split plan with options turned off."""
-    return Changed(split, plans.partner(split))
+    return Changed(site, plans.partner(site))
 
 
 def gone(changed: Changed, hosts: str, pattern: str, expected: str, stays: str = r"^$") -> None:

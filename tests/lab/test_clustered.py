@@ -10,26 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.lab import plans
 from tools.lab.partner import Partner
 from tools.lab.shown import TLS, alert, callers, connect, sql, started, upstreams
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(5400)]
+PLAN = "clustered"
 
 APPLICATION = {"app1": "10.77.0.62", "app2": "10.77.0.63"}
-
-
-@pytest.fixture(scope="module")
-def site(clustered: Site) -> Site:
-    """Production, deployed and in use."""
-    return clustered
-
-
-@pytest.fixture(scope="module")
-def partner(site: Site) -> Partner:
-    """The hospital's system."""
-    return plans.partner(site)
 
 
 def records(site: Site, kind: str) -> list[dict[str, Any]]:

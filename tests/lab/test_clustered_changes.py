@@ -12,18 +12,7 @@ from tools.lab.shown import TLS, alert, connect, sql, upstreams
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
-
-
-@pytest.fixture(scope="module")
-def site(clustered: Site) -> Site:
-    """Production, deployed and in use."""
-    return clustered
-
-
-@pytest.fixture(scope="module")
-def partner(site: Site) -> Partner:
-    """The hospital's system."""
-    return plans.partner(site)
+PLAN = "clustered"
 
 
 def answers_of(partner: Partner) -> int:

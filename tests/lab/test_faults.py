@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tools.lab import images, plans
 from tools.lab.partner import Partner
+from tools.lab.shown import callers
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
+PLAN = "split"
 
 STORE = "/var/log/santedb-audit"
 ASK = """
@@ -38,16 +37,10 @@ for number in range(int(sys.argv[1])):
 
 
 @pytest.fixture(scope="module")
-def site(split: Site) -> Site:
+def site(site: Site) -> Site:
     """The deployed environment, whose Prometheus asks more often, so that nobody waits."""
-    split.host("ops").ssh("sed -i 's/30s/3s/' /etc/prometheus/prometheus.yml && systemctl reload prometheus")
-    return split
-
-
-@pytest.fixture(scope="module")
-def partner(site: Site) -> Partner:
-    """The hospital's system."""
-    return plans.partner(site)
+    site.host("ops").ssh("sed -i 's/30s/3s/' /etc/prometheus/prometheus.yml && systemctl reload prometheus")
+    return site
 
 
 def alerts(site: Site, host: str, name: str) -> list[dict[str, str]]:
@@ -122,28 +115,6 @@ def shorten(site: Site, entry: dict[str, Any], host: str, days: int) -> None:
     site.host(host).ssh(f"cat > {entry['path_certificate']}", input=text)
 
 
-@contextmanager
-def probes(partner: Partner) -> Iterator[list[str]]:
-    """Call the API over and over, each time by a new connection; give the list of what came back."""
-    answers: list[str] = []
-    stop = threading.Event()
-
-    def call() -> None:
-        while not stop.wait(0.2):
-            try:
-                answers.append(str(partner.call("/fhir/metadata").status))
-            except OSError as error:
-                answers.append(str(error))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_a_certificate_near_its_end_is_noticed_and_renewed_while_callers_are_served(
     site: Site, partner: Partner
 ) -> None:
@@ -161,11 +132,11 @@ def test_a_certificate_near_its_end_is_noticed_and_renewed_while_callers_are_ser
         refused.text[-3000:]
     )
 
-    with probes(partner) as answers:
+    with callers(partner) as answers:
         renewed = site.make("certificates", label="certificates, renewing")
         assert renewed.code == 0, renewed.text[-5000:]
-    assert set(answers) == {"200"}, sorted(set(answers))
-    assert len(answers) > 20
+    assert set(answers) == {200}, answers
+    assert answers.total() > 20
     assert renewed.recap.changed.keys() == {"edge"}, renewed.changes()
     certificate = x509.load_pem_x509_certificate(partner.presented().encode())
     assert (certificate.not_valid_after_utc - datetime.now(UTC)).days > 30

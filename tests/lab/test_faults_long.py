@@ -10,18 +10,13 @@ from tools.lab import Host, Lab
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
+PLAN = "split"
 
 OLD = ("SSLv2", "SSLv3", "TLS1", "TLS1_1")
 # testssl.sh's lists; AVERAGE is CBC and key exchange without forward secrecy
 WEAK = ("NULL", "aNULL", "EXPORT", "LOW", "3DES_IDEA", "AVERAGE")
 INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -qy --no-install-recommends"
 RISE = 8  # points of Lynis that a deployed host must have over a bare one
-
-
-@pytest.fixture(scope="module")
-def site(split: Site) -> Site:
-    """The deployed environment."""
-    return split
 
 
 def graded(caller: Host, address: str, target: str, *options: str) -> dict[str, str]:

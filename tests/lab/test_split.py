@@ -13,23 +13,11 @@ import urllib.parse
 import pytest
 import yaml
 
-from tools.lab import plans
 from tools.lab.partner import Partner
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
-
-
-@pytest.fixture(scope="module")
-def site(split: Site) -> Site:
-    """The deployed environment."""
-    return split
-
-
-@pytest.fixture(scope="module")
-def partner(site: Site) -> Partner:
-    """The hospital's system."""
-    return plans.partner(site)
+PLAN = "split"
 
 
 def test_the_gate_names_what_is_missing_and_opens_when_it_is_there(site: Site) -> None:

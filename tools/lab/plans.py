@@ -155,7 +155,7 @@ def open_the_gate(site: Site, *more: str) -> None:
 
 def split(lab: Lab, folder: Path) -> Rested:
     """Deploy the split plan from bare hosts, in check mode first, then interrupted half-way, then to the end."""
-    site = Site(lab, folder, "staging", SPLIT, demoland("staging"), disks={"ops": [VAULT]})
+    site = Site(lab, folder, "staging", SPLIT, demoland("staging")).build({"ops": [VAULT]})
     prepare(site)
     site.make("deploy", label="deploy, refused")
     open_the_gate(site)
@@ -169,7 +169,7 @@ def split(lab: Lab, folder: Path) -> Rested:
 def clustered(lab: Lab, folder: Path) -> Rested:
     """Deploy production on a cluster: refused, signed, deployed with its proxy closed, proven, approved, opened."""
     answers = demoland("production", topology="clustered", database_failover="streaming_replication", read_replicas=1)
-    site = Site(lab, folder, "production", CLUSTERED, answers, disks={"ops": [VAULT]})
+    site = Site(lab, folder, "production", CLUSTERED, answers).build({"ops": [VAULT]})
     site.git("config", "user.name", DEPLOYER)
     prepare(site)
     site.make("deploy", label="deploy, refused")

@@ -117,32 +117,25 @@ class Site:
         environment: str,
         groups: Mapping[str, tuple[int, list[str]]],
         answers: Mapping[str, Any],
-        disks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Boot the bare hosts and render the repository."""
-        self._settle(lab, folder, environment, groups, answers)
-        for name, (number, mine) in groups.items():
-            docker = bool({"icdr", "portal"} & set(mine))
-            lab.host(name, number, docker=docker, disks=(disks or {}).get(name, ()))
-        lab.start()
-        (folder / ".santedb").mkdir()
-        (folder / f".santedb/{environment}.vault").write_text(PASSWORD, encoding="ascii")
-        (folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
-        self.render()
-        self.name_hosts()
-
-    def _settle(
-        self,
-        lab: Lab,
-        folder: Path,
-        environment: str,
-        groups: Mapping[str, tuple[int, list[str]]],
-        answers: Mapping[str, Any],
-    ) -> None:
+        """Belong to a lab and a folder; nothing is there before `build`, or `wake`."""
         self.lab, self.folder, self.repository, self.environment = lab, folder, folder / "repository", environment
         self.groups = dict(groups)
         self.answers = dict(answers)
         self.runs: dict[str, Done] = {}
+
+    def build(self, disks: Mapping[str, Sequence[str]] | None = None) -> Site:
+        """Boot the bare hosts and render the repository; return the site itself."""
+        for name, (number, mine) in self.groups.items():
+            docker = bool({"icdr", "portal"} & set(mine))
+            self.lab.host(name, number, docker=docker, disks=(disks or {}).get(name, ()))
+        self.lab.start()
+        (self.folder / ".santedb").mkdir()
+        (self.folder / f".santedb/{self.environment}.vault").write_text(PASSWORD, encoding="ascii")
+        (self.folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
+        self.render()
+        self.name_hosts()
+        return self
 
     def rest(self) -> Rested:
         """Stop every host and keep the whole as it is; any number of sites can be woken from it."""
@@ -154,8 +147,7 @@ class Site:
     def wake(cls, rested: Rested, lab: Lab, folder: Path) -> Site:
         """Boot a site that rested, with a copy of its repository in `folder`, which must not be there yet."""
         shutil.copytree(rested.folder, folder, symlinks=True)
-        site = cls.__new__(cls)
-        site._settle(lab, folder, rested.environment, rested.groups, rested.answers)
+        site = cls(lab, folder, rested.environment, rested.groups, rested.answers)
         site.runs = dict(rested.runs)
         lab.clone(rested.hosts)
         site.name_hosts()
