@@ -250,3 +250,23 @@ def test_what_people_waived_does_not_fail_while_the_waiver_stands(verify, reposi
     found = judge(verify, repository, "DEP-57")
     assert found["status"] == status
     assert found["problems"]
+
+
+@pytest.mark.parametrize(
+    ("started", "fatal", "held"),
+    [
+        # one second, Docker: the failed start, then the one that runs
+        ("2026-11-22T09:05:40.91Z", "2026-11-22T09:05:40.899999999Z", True),
+        ("2026-11-22T09:05:40.91Z", "2026-11-22T09:05:40.911Z", False),
+        ("2026-11-22T09:05:41Z", "2026-11-22T09:05:40.911Z", True),
+        # Podman
+        ("2026-11-22 09:05:40.91 +0000 UTC", "2026-11-22T09:05:40.899999999+00:00", True),
+        ("2026-11-22 09:05:40.91 +0000 UTC", "2026-11-22T09:05:40.92+00:00", False),
+    ],
+)
+def test_only_the_log_since_the_last_start_counts(verify, started, fatal, held):
+    seen = verify.Context.__new__(verify.Context)
+    seen.output = lambda host, what: (
+        json.dumps([{"Config": {}, "State": {"StartedAt": started}}]) if what == "container" else f"{fatal} FATAL ERROR\n"
+    )
+    assert ("FATAL ERROR" not in seen.said_since_start("app")) == held

@@ -33,6 +33,15 @@ class Cannot(Exception):
     """The check could not be made; the text says why."""
 
 
+def moment(text):
+    """Return the time that a text begins with as text that sorts; '' where there is none.
+
+    An engine writes the times of its log and of its containers in one zone, but leaves out what is zero of a second's fraction.
+    """
+    found = re.match(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?", text)
+    return f"{found[1]} {found[2]}.{(found[3] or ''):0<9}" if found else ""
+
+
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Reads Ansible's own tags as what they stand on."""
 
@@ -142,12 +151,9 @@ class Context:
         return dict(entry.partition("=")[::2] for entry in inspected["Config"].get("Env") or []), inspected
 
     def said_since_start(self, host):
-        """Return what the application said since it was started last: an earlier start that failed is history.
-
-        The engine writes both times alike, to the second comparable as text.
-        """
-        started = self.running(host)[1]["State"]["StartedAt"][:19]
-        return "\n".join(line for line in self.output(host, "log").splitlines() if line[:19] >= started)
+        """Return what the application said since it was started last: an earlier start that failed is history."""
+        started = moment(self.running(host)[1]["State"]["StartedAt"])
+        return "\n".join(line for line in self.output(host, "log").splitlines() if moment(line) >= started)
 
     def differs(self, names):
         """Return findings for settings that the running application has not as planned; templated values are not compared."""
