@@ -267,6 +267,8 @@ def test_what_people_waived_does_not_fail_while_the_waiver_stands(verify, reposi
 def test_only_the_log_since_the_last_start_counts(verify, started, fatal, held):
     seen = verify.Context.__new__(verify.Context)
     seen.output = lambda host, what: (
-        json.dumps([{"Config": {}, "State": {"StartedAt": started}}]) if what == "container" else f"{fatal} FATAL ERROR\n"
+        json.dumps([{"Config": {}, "State": {"StartedAt": started}}])
+        if what == "container"
+        else f"{fatal} FATAL ERROR\n"
     )
     assert ("FATAL ERROR" not in seen.said_since_start("app")) == held
