@@ -55,7 +55,7 @@ PLAIN_DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
 TOP_LEVEL = re.compile(r"^([a-z_]+):(.*)$")
 RECORD_KEYS = (
     "task", "decision", "by", "team_role", "on", "evidence", "note", "reason", "expires", "approved_by",
-    "answers_digest", "environment", "site", "partner", "automatic", "details",
+    "answers_digest", "environment", "site", "partner", "details",
 )  # fmt: skip
 
 
