@@ -129,7 +129,7 @@ def test_what_the_primary_writes_is_read_at_the_standby(site: Site) -> None:
 
 def test_audits_of_both_application_servers_are_collected(site: Site) -> None:
     for host in APPLICATION:
-        form = f"grant_type=password&username=nobody-{host}&password=x&client_id=x&client_secret=x"
+        form = f"grant_type=password&username=x&password=x&client_id=nobody-{host}&client_secret=x"
         program = (
             "import urllib.request as r, urllib.error as e\n"
             f"try: r.urlopen('http://127.0.0.1:8080/auth/oauth2_token', b'{form}')\n"
