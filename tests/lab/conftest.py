@@ -69,8 +69,10 @@ def site(
     deployments: Callable[[str], Rested],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Site:
-    """The plan that the module names as PLAN, deployed and booted anew: each module has its own copy of hosts and repository."""
-    return Site.wake(deployments(request.module.PLAN), lab, tmp_path_factory.mktemp(request.module.PLAN) / "site")
+    """The plan that the module names as PLAN, deployed, booted anew and serving: each module has its own copy of hosts and repository."""
+    site = Site.wake(deployments(request.module.PLAN), lab, tmp_path_factory.mktemp(request.module.PLAN) / "site")
+    site.wait_for(plans.partner(site).answers, 180)
+    return site
 
 
 @pytest.fixture(scope="module")

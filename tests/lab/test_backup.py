@@ -76,9 +76,8 @@ def test_a_destroyed_database_comes_back(saved: Site) -> None:
     query = "SELECT count(*), sum(hashtextextended(l::text, 0)::numeric) FROM lab l"
     sql(saved, "INSERT INTO lab VALUES (0, 'after the backup')")
     before = sql(saved, query)
-    sql(saved, "SELECT pg_switch_wal()")
-    db.wait_until("runuser -u postgres -- psql -XAtqc 'SELECT last_archived_wal >= pg_walfile_name(pg_switch_wal()) "
-                  "FROM pg_stat_archiver' | grep -q .", 60)  # fmt: skip
+    segment = sql(saved, "SELECT pg_walfile_name(pg_switch_wal() - 1)")
+    saved.wait_for(lambda: sql(saved, "SELECT last_archived_wal FROM pg_stat_archiver") >= segment, 60)
     saved.host("ops").ssh("/usr/local/lib/santedb-backup/keeper.py run", timeout=600)
     db.ssh("systemctl stop postgresql@15-main && rm -rf /var/lib/postgresql/15/main/*")
     db.ssh("runuser -u postgres -- pgbackrest --stanza=main restore && systemctl start postgresql@15-main", timeout=600)
