@@ -24,6 +24,11 @@ options:
     type: str
     default: bookworm
     choices: [bookworm, trixie]
+  hosts:
+    description: For each directory the hosts that get the role, whose variables then decide instead of those of the play's host.
+    type: list
+    elements: list
+    default: []
 author: santescaffold
 """
 
@@ -63,7 +68,15 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[list[str]]:
         """Return one list of package names for each directory. A role that does not exist has none."""
         self.set_options(var_options=variables, direct=kwargs)
-        return [self._packages(Path(term), variables or {}) for term in terms]
+        known = variables or {}
+        hosts = self.get_option("hosts") or [[] for _ in terms]
+        return [self._of_hosts(Path(term), names, known) for term, names in zip(terms, hosts, strict=True)]
+
+    def _of_hosts(self, role: Path, hosts: list[str], known: dict[str, Any]) -> list[str]:
+        if not hosts:
+            return self._packages(role, known)
+        everything = [{**known["hostvars"].raw_get(host), "hostvars": known["hostvars"]} for host in hosts]
+        return sorted({name for variables in everything for name in self._packages(role, variables)})
 
     def _read(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
