@@ -150,7 +150,7 @@ def test_a_wrong_vault_password_stops_before_any_host(site: Site) -> None:
 def test_an_unreachable_host_is_named_and_fails_the_run(site: Site) -> None:
     site.host("ops").cut()
     try:
-        done = site.make("certificates", "-e", "ansible_ssh_timeout=5", "-T", "5", label="certificates, host away")
+        done = site.play("audit", "-e", "ansible_ssh_timeout=5", "-T", "5", label="audit, host away")
     finally:
         site.host("ops").heal()
     assert done.code != 0

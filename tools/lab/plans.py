@@ -161,7 +161,7 @@ def split(lab: Lab, folder: Path) -> Rested:
     open_the_gate(site)
     site.make("deploy", "--check", label="deploy --check, bare hosts")
     site.bring_images()
-    site.interrupt("deploy", at="TASK [icdr : ", label="deploy, interrupted")
+    site.interrupt("deploy", at="TASK [database : Make the extensions", label="deploy, interrupted")
     site.deploy()
     return site.rest()
 
