@@ -48,7 +48,7 @@ LAB = {
     "deploy": "tools/lab/plans.py",
     "gate": "tests/lab/test_split.py",
     "verify": "tests/lab/test_split.py",
-    "certificates": "tests/lab/test_split.py",
+    "certificates": "tests/lab/test_faults.py",
     "backup": "tests/lab/test_split.py",
     "restore-drill": "tests/lab/test_split.py",
     "upgrade": "tests/lab/test_faults.py",
