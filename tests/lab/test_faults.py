@@ -225,9 +225,9 @@ def test_a_destroyed_database_comes_back_as_the_runbook_says(site: Site, partner
     db.ssh(
         "systemctl kill -s KILL postgresql@15-main; rm -rf /var/lib/postgresql/15/main/base /var/lib/postgresql/15/main/global"
     )
-    app.ssh("docker stop santedb-icdr")
+    app.ssh("systemctl stop santedb-icdr")
     db.ssh(f"set -e\n{commands}")
-    app.ssh("docker start santedb-icdr")
+    app.ssh("systemctl start santedb-icdr")
     site.wait_for(lambda: partner.token(certificate=True) == 200, 120)
     seconds = time.monotonic() - begun
     print(f"destroyed and serving again after {seconds:.0f} s; allowed are {site.answers['rto_hours']} h")
