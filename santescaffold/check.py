@@ -54,6 +54,7 @@ class Inspection:
     repository: Repository
     today: str
     unreadable: list[Problem] = field(default_factory=list)
+    _texts: dict[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def root(self) -> Path:
@@ -71,16 +72,18 @@ class Inspection:
         found = []
         for directory, names, files in os.walk(self.root):
             names[:] = sorted(name for name in names if name not in SKIPPED)
-            found += [os.path.relpath(os.path.join(directory, name), self.root) for name in sorted(files)]
+            below = os.path.relpath(directory, self.root)
+            found += sorted(files) if below == "." else [os.path.join(below, name) for name in sorted(files)]
         return found
 
     def text(self, path: str) -> str:
         """The text of a file, "" for what is none or too large to be written by hand."""
-        place = self.root / path
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if place.stat().st_size <= 2_000_000:
-                return place.read_text(encoding="utf-8")
-        return ""
+        if path not in self._texts:
+            self._texts[path] = ""
+            with contextlib.suppress(OSError, UnicodeDecodeError), open(self.root / path, encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_size <= 2_000_000:
+                    self._texts[path] = file.read()
+        return self._texts[path]
 
     @cached_property
     def variables(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -934,7 +937,9 @@ def images(look: Inspection) -> Iterator[Problem]:
 def conflicts(look: Inspection) -> Iterator[Problem]:
     """What an update could not merge."""
     for path in look.files:
-        match = re.search(r"^(<<<<<<< |>>>>>>> )", look.text(path), re.MULTILINE)
+        text = look.text(path)
+        marked = "<<<<<<< " in text or ">>>>>>> " in text  # found at once; the expression below takes its time
+        match = re.search(r"^(<<<<<<< |>>>>>>> )", text, re.MULTILINE) if marked else None
         if path.endswith(".rej") or match:
             yield Problem(
                 "K30",
@@ -944,7 +949,7 @@ def conflicts(look: Inspection) -> Iterator[Problem]:
                 "Ansible reads the markers as data",
                 "keep what is right, take the markers out" if match else "apply what is right, and delete the file",
                 file=path,
-                line=look.text(path)[: match.start()].count("\n") + 1 if match else None,
+                line=text[: match.start()].count("\n") + 1 if match else None,
             )
 
 

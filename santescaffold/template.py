@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import FileSystemLoader, StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 PUBLIC_URL = "https://github.com/santescaffold/santescaffold"
 """Where ``santescaffold new`` takes the template from unless told otherwise."""
@@ -47,6 +47,9 @@ class Template:
     @cached_property
     def environment(self) -> SandboxedEnvironment:
         """A Jinja environment with the settings of copier.yml and the filters Copier adds."""
+        from jinja2 import FileSystemLoader, StrictUndefined  # here, because verbs that only read render nothing
+        from jinja2.sandbox import SandboxedEnvironment
+
         environment = SandboxedEnvironment(
             loader=FileSystemLoader(self.path),
             extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],

@@ -8,10 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
@@ -20,6 +22,20 @@ from tests.gate.cases import TABLE, lay_out
 from tests.support import PLAN_NAMES, load_plan, renderer
 
 MOST_SECONDS = 0.3
+"""What a reading verb may take on a machine that needs REFERENCE_SECONDS for reference_seconds()."""
+
+REFERENCE_SECONDS = 0.03
+
+
+def reference_seconds() -> float:
+    """Return the processor seconds this machine needs for a fixed piece of work like that of the verbs: reading YAML."""
+    text = "".join(f"key_{number}: {{first: [1, 2, 3], second: some words of text}}\n" for number in range(100))
+    taken = []
+    for _ in range(5):
+        before = time.process_time()
+        yaml.load(text, Loader=yaml.SafeLoader)
+        taken.append(time.process_time() - before)
+    return min(taken)
 
 
 def case(name: str) -> dict[str, Any]:
@@ -141,18 +157,23 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reading_verbs_answer_at_once(
     largest: Path, verb: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Measured as processor time, the best of several, so that a busy machine does not decide."""
+    """Measured as processor time, the best of several, so that neither a busy nor a slow machine decides.
+
+    The package is measured as an installation leaves it: with its modules compiled.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-c", "from santescaffold.cli import main; main()", *verb, str(largest)]
     monkeypatch.chdir(tmp_path)
     taken = []
-    for _ in range(4):
+    for _ in range(5):
         before = os.times()
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         after = os.times()
         assert done.returncode == 0 or verb == ("check",), done.stderr
         assert "Traceback" not in done.stderr
         taken.append(after.children_user - before.children_user + after.children_system - before.children_system)
-    assert min(taken) < MOST_SECONDS
+    assert min(taken) < MOST_SECONDS * max(1.0, reference_seconds() / REFERENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
