@@ -31,6 +31,9 @@ PACKAGES = (
     "systemd-sysv",
 )
 
+# What a host needs beside these when it has a kernel of its own (tools/lab/machine.py) instead of the lab's.
+KERNEL_PACKAGES = ("initramfs-tools", "kmod", "linux-image-cloud-amd64", "udev")
+
 # chrony's unit is skipped without CAP_SYS_TIME, and no host may have it: it would set the machine's own clock.
 CHRONY = """[Unit]
 ConditionCapability=
@@ -68,22 +71,23 @@ ln -s ../lab-cgroup-rw.service "$1/etc/systemd/system/sysinit.target.wants/"
 """
 
 
-def recipe(suite: str) -> dict[str, object]:
+def recipe(suite: str, packages: tuple[str, ...]) -> dict[str, object]:
     """Return all that decides what the base image of `suite` contains; its digest names the image."""
-    return {"suite": suite, "packages": PACKAGES, "chrony": CHRONY, "cgroup": CGROUP_UNIT, "finish": FINISH, "v": 1}
+    return {"suite": suite, "packages": packages, "chrony": CHRONY, "cgroup": CGROUP_UNIT, "finish": FINISH, "v": 1}
 
 
-def base_image(suite: str = DEFAULT_SUITE) -> Path:
+def base_image(suite: str = DEFAULT_SUITE, *, kernel: bool = False) -> Path:
     """Return the directory of the base image for `suite` ("bookworm", "trixie", or "debian-12", "debian-13").
 
-    Builds it when this recipe was never built here, about half a minute; a lock keeps two runs from building it
-    twice. Works outside the lab and inside (through the package proxy). Raises ValueError for an unknown suite and
-    RuntimeError with mmdebstrap's last lines when the build fails.
+    With `kernel` it can boot a machine. Builds it when this recipe was never built here, about half a minute; a lock
+    keeps two runs from building it twice. Works outside the lab and inside (through the package proxy). Raises
+    ValueError for an unknown suite and RuntimeError with mmdebstrap's last lines when the build fails.
     """
     suite = SUITES.get(suite, suite)
     if suite not in SUITES.values():
         raise ValueError(f"no base image for {suite!r}; there are {', '.join(SUITES.values())}")
-    digest = hashlib.sha256(json.dumps(recipe(suite), sort_keys=True).encode()).hexdigest()[:12]
+    packages = PACKAGES + KERNEL_PACKAGES if kernel else PACKAGES
+    digest = hashlib.sha256(json.dumps(recipe(suite, packages), sort_keys=True).encode()).hexdigest()[:12]
     folder = lab_dir() / "bases"
     folder.mkdir(exist_ok=True)
     image = folder / f"{suite}-{digest}"
@@ -92,7 +96,7 @@ def base_image(suite: str = DEFAULT_SUITE) -> Path:
         if not image.is_dir():
             part = folder / f"{suite}-{digest}.part"
             shutil.rmtree(part, ignore_errors=True)
-            bootstrap(suite, part, PACKAGES, FINISH, keep_lists=True)
+            bootstrap(suite, part, packages, FINISH, keep_lists=True)
             part.rename(image)
     return image
 

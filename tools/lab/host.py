@@ -62,7 +62,60 @@ def _ip(*arguments: str, check: bool = True) -> None:
     subprocess.run(["ip", *arguments], check=check, capture_output=not check)
 
 
-class Host:
+class Reachable:
+    """What has a name, an address in the lab and an sshd."""
+
+    name: str
+    ip: str
+    folder: Path
+
+    def ssh(
+        self,
+        command: str,
+        *,
+        check: bool = True,
+        input: str | None = None,  # as subprocess calls it
+        user: str = "root",
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run shell text on the host over ssh as `user` (root, or deploy, which has sudo) and return what came of it.
+
+        With `check`, an exit code other than 0 raises HostError with the output; `timeout` seconds raise
+        subprocess.TimeoutExpired. An unreachable host is exit code 255.
+        """
+        control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.folder / 'ssh'}", "-o", "ControlPersist=30"]
+        done = subprocess.run(
+            ["ssh", "-q", *ssh_options(), *(control if user == "root" else []), f"{user}@{self.ip}", command],
+            capture_output=True,
+            text=True,
+            input=input if input is not None else "",
+            timeout=timeout,
+            check=False,
+        )
+        return self._checked(done, command, check)
+
+    def _checked(
+        self, done: subprocess.CompletedProcess[str], command: str, check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        if check and done.returncode:
+            raise HostError(
+                f"{self.name}: exit {done.returncode} of: {command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            )
+        return done
+
+    def wait_until(self, command: str, timeout: float = 60) -> str:
+        """Repeat shell text over ssh until it exits 0; return its output. Raises HostError after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            done = self.ssh(command, check=False)
+            if done.returncode == 0:
+                return done.stdout
+            if time.monotonic() > end:
+                return self._checked(done, f"{command} (for {timeout} s)", True).stdout
+            time.sleep(0.3)
+
+
+class Host(Reachable):
     """One host. Made stopped; `start` boots it. Names are host names, numbers the last part of 10.77.0.x.
 
     Attributes: `name`, `ip`, `docker`, `suite`, `root` (its file system as this process sees it), `console` (a log).
@@ -122,32 +175,14 @@ class Host:
         subprocess.run(["mount", "-t", "overlay", f"lab-{self.name}", "-o", options, str(self.root)], check=True)
 
     def _furnish(self) -> None:
-        (self.root / "etc/hostname").write_text(f"{self.name}\n", encoding="ascii")
         if not self._lowers:
-            public = login_key().with_suffix(".pub").read_text(encoding="ascii")
-            for home, owner in (("root", 0), ("home/deploy", 1000)):
-                folder = self.root / home / ".ssh"
-                folder.mkdir(mode=0o700, exist_ok=True)
-                (folder / "authorized_keys").write_text(public, encoding="ascii")
-                for path in (folder, folder / "authorized_keys"):
-                    os.chown(path, owner, owner)
-            proxy = f'Acquire::http::Proxy "{PROXY_URL}";\n'
-            (self.root / "etc/apt/apt.conf.d/90lab").write_text(proxy, encoding="ascii")
-            key = self.root / "etc/ssh/ssh_host_ed25519_key"
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)], check=True)
-            # every boot has the same name resolution, without a name server
-            (self.root / "etc/hosts").write_text(
-                f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost\n", encoding="ascii"
-            )
+            furnish(self.root, self.name)
         marker = self.root / "etc/lab-docker-host"
         if self.docker:
             marker.touch()
         else:
             marker.unlink(missing_ok=True)
-        public = (self.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text(encoding="ascii")
-        known = known_hosts()
-        kept = [line for line in known.read_text(encoding="ascii").splitlines() if not line.startswith(f"{self.ip} ")]
-        known.write_text("\n".join([*kept, f"{self.ip} {' '.join(public.split()[:2])}", ""]), encoding="ascii")
+        trust(self.root, self.ip)
 
     # -- power --------------------------------------------------------------------------------------------------
 
@@ -293,31 +328,6 @@ class Host:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
-    def ssh(
-        self,
-        command: str,
-        *,
-        check: bool = True,
-        input: str | None = None,  # as subprocess calls it
-        user: str = "root",
-        timeout: float = 300,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run shell text on the host over ssh as `user` (root, or deploy, which has sudo) and return what came of it.
-
-        With `check`, an exit code other than 0 raises HostError with the output; `timeout` seconds raise
-        subprocess.TimeoutExpired. An unreachable host is exit code 255.
-        """
-        control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.folder / 'ssh'}", "-o", "ControlPersist=30"]
-        done = subprocess.run(
-            ["ssh", "-q", *ssh_options(), *(control if user == "root" else []), f"{user}@{self.ip}", command],
-            capture_output=True,
-            text=True,
-            input=input if input is not None else "",
-            timeout=timeout,
-            check=False,
-        )
-        return self._checked(done, command, check)
-
     def inside(
         self, command: str, *, check: bool = True, input: str | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
@@ -336,15 +346,6 @@ class Host:
         )
         return self._checked(done, command, check)
 
-    def _checked(
-        self, done: subprocess.CompletedProcess[str], command: str, check: bool
-    ) -> subprocess.CompletedProcess[str]:
-        if check and done.returncode:
-            raise HostError(
-                f"{self.name}: exit {done.returncode} of: {command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            )
-        return done
-
     def put(self, local: Path, remote: str) -> None:
         """Copy a file or directory onto the host's disk (whether it is up or down); ownership becomes root's."""
         target = self.root / remote.lstrip("/")
@@ -354,17 +355,6 @@ class Host:
     def read(self, remote: str) -> str:
         """Return the text of a file on the host's disk (whether it is up or down). Raises OSError."""
         return (self.root / remote.lstrip("/")).read_text(encoding="utf-8")
-
-    def wait_until(self, command: str, timeout: float = 60) -> str:
-        """Repeat shell text over ssh until it exits 0; return its output. Raises HostError after `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while True:
-            done = self.ssh(command, check=False)
-            if done.returncode == 0:
-                return done.stdout
-            if time.monotonic() > end:
-                return self._checked(done, f"{command} (for {timeout} s)", True).stdout
-            time.sleep(0.3)
 
     # -- faults -------------------------------------------------------------------------------------------------
 
@@ -419,6 +409,33 @@ class Host:
         self.power_cut()
         subprocess.run(["umount", "--lazy", str(self.root)], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def furnish(root: Path, name: str) -> None:
+    """Write into the fresh file system `root` what makes it this host's: name, host key, log-ins, names, packages' source."""
+    (root / "etc/hostname").write_text(f"{name}\n", encoding="ascii")
+    public = login_key().with_suffix(".pub").read_text(encoding="ascii")
+    for home, owner in (("root", 0), ("home/deploy", 1000)):
+        folder = root / home / ".ssh"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "authorized_keys").write_text(public, encoding="ascii")
+        for path in (folder, folder / "authorized_keys"):
+            os.chown(path, owner, owner)
+    (root / "etc/apt/apt.conf.d/90lab").write_text(f'Acquire::http::Proxy "{PROXY_URL}";\n', encoding="ascii")
+    key = root / "etc/ssh/ssh_host_ed25519_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)], check=True)
+    # every boot has the same name resolution, without a name server
+    (root / "etc/hosts").write_text(
+        f"127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost\n", encoding="ascii"
+    )
+
+
+def trust(root: Path, ip: str) -> None:
+    """Let ssh and Ansible know the host key in `root` as that of `ip`, and no other."""
+    public = (root / "etc/ssh/ssh_host_ed25519_key.pub").read_text(encoding="ascii")
+    known = known_hosts()
+    kept = [line for line in known.read_text(encoding="ascii").splitlines() if not line.startswith(f"{ip} ")]
+    known.write_text("\n".join([*kept, f"{ip} {' '.join(public.split()[:2])}", ""]), encoding="ascii")
 
 
 def known_hosts() -> Path:
