@@ -70,11 +70,22 @@ def questions(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     return found
 
 
+def text_forms(root: Path = ROOT) -> dict[str, dict[str, str]]:
+    """Return {form: its regular expression, name and example}, the parts of catalog/forms.yml put in their places."""
+    loaded = load(root / "catalog" / "forms.yml")
+    forms: dict[str, dict[str, str]] = loaded["forms"]
+    for form in forms.values():
+        for name, part in reversed(loaded["parts"].items()):  # a part may hold those before it
+            form["pattern"] = form["pattern"].replace(f"<{name}>", part)
+    return forms
+
+
 def compile_catalog(root: Path = ROOT) -> dict[str, Any]:
-    """Return the whole catalogue: one key per file of catalog/, ``phases`` as a list, and ``questions``."""
+    """Return the whole catalogue: one key per file of catalog/, ``forms`` put together, ``phases`` as a list, and ``questions``."""
     catalog: dict[str, Any] = {"questions": questions(root)}
     for path in sorted((root / "catalog").glob("*.yml")):
         catalog[path.stem.replace("-", "_")] = load(path)
+    catalog["forms"] = text_forms(root)
     catalog["phases"] = [load(path) for path in sorted((root / "catalog" / "phases").glob("*.yml"))]
     return catalog
 

@@ -17,26 +17,10 @@ TARGET = ROOT / "santescaffold" / "schemas" / "answers.schema.json"
 
 sys.path.insert(0, str(ROOT))
 
-from santescaffold.template import Template  # noqa: E402
-from tools.compile_catalog import questions  # noqa: E402
+from tools.compile_catalog import questions, text_forms  # noqa: E402
 
 Schema = dict[str, Any]
-
-
-class Shapes:
-    """Regular expressions of the text forms, asked from the template's checks: one list for both."""
-
-    def __init__(self, template: Template) -> None:
-        """Ask ``template``."""
-        self._template = template
-        self._known: dict[str, str | None] = {}
-
-    def pattern(self, form: str) -> str | None:
-        """Return the expression a text of ``form`` must match, or None when any text will do."""
-        if form not in self._known:
-            shape = json.loads(self._template.call("checks", "shape_of", form))
-            self._known[form] = shape[0] if shape else None
-        return self._known[form]
+Forms = dict[str, dict[str, str]]
 
 
 def nullable(schema: Schema) -> Schema:
@@ -46,7 +30,7 @@ def nullable(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]}
 
 
-def value_of(spec: dict[str, Any], shapes: Shapes, *, blank: bool) -> Schema:
+def value_of(spec: dict[str, Any], forms: Forms, *, blank: bool) -> Schema:
     """Return the schema of one scalar or list of words; ``blank`` says that an empty text counts as no answer."""
     form = spec["form"]
     if form == "bool":
@@ -62,7 +46,7 @@ def value_of(spec: dict[str, Any], shapes: Shapes, *, blank: bool) -> Schema:
         items: Schema = {"enum": list(spec["allowed"])} if form == "multi" else {"type": "string"}
         schema = {"type": "array", "items": items, "uniqueItems": True}
         return {**schema, "minItems": 1} if spec.get("required") else schema
-    pattern = spec.get("pattern") or shapes.pattern(form)
+    pattern = spec.get("pattern") or forms.get(form, {}).get("pattern")
     schema = {"type": "string"}
     if spec.get("required") and not pattern:
         return {**schema, "minLength": 1}
@@ -71,12 +55,12 @@ def value_of(spec: dict[str, Any], shapes: Shapes, *, blank: bool) -> Schema:
     return {**schema, "anyOf": [{"const": ""}, {"pattern": pattern}]} if blank else {**schema, "pattern": pattern}
 
 
-def fields_of(fields: dict[str, dict[str, Any]], shapes: Shapes) -> Schema:
+def fields_of(fields: dict[str, dict[str, Any]], forms: Forms) -> Schema:
     """Return the schema of a structure with ``fields``: others are refused, optional ones may be null."""
     properties: dict[str, Schema] = {}
     for name, spec in fields.items():
         required = bool(spec.get("required"))
-        schema = value_of(spec, shapes, blank=not required)
+        schema = value_of(spec, forms, blank=not required)
         if spec.get("refused"):
             schema["description"] = refusals(spec["refused"])
         if "default" in spec:
@@ -92,15 +76,15 @@ def refusals(refused: dict[str, str]) -> str:
     return "Refused: " + "; ".join(f"{value} ({reason})" for value, reason in refused.items()) + "."
 
 
-def answer_of(name: str, question: dict[str, Any], shapes: Shapes) -> Schema:
+def answer_of(name: str, question: dict[str, Any], forms: Forms) -> Schema:
     """Return the schema of the answer ``name``."""
     form = question["form"]
     if form == "struct":
-        schema = fields_of(question["fields"], shapes)
+        schema = fields_of(question["fields"], forms)
     elif form == "list":
-        schema = {"type": "array", "items": fields_of(question["item"], shapes)}
+        schema = {"type": "array", "items": fields_of(question["item"], forms)}
     else:
-        schema = value_of(question, shapes, blank=not question.get("required"))
+        schema = value_of(question, forms, blank=not question.get("required"))
     if question.get("default") is None and not question.get("required"):
         schema = nullable(schema)
     help_text = question["help"].strip()
@@ -114,11 +98,11 @@ def answer_of(name: str, question: dict[str, Any], shapes: Shapes) -> Schema:
 
 def build(root: Path = ROOT) -> Schema:
     """Return the schema of the questionnaire under ``root``."""
-    shapes = Shapes(Template(root))
+    forms = text_forms(root)
     properties: dict[str, Schema] = {}
     required: list[str] = []
     for name, question in questions(root).items():
-        properties[name] = answer_of(name, question, shapes)
+        properties[name] = answer_of(name, question, forms)
         if question.get("required") and "default" not in question:
             required.append(name)
     return {

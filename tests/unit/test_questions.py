@@ -43,7 +43,7 @@ SCALARS = [
 KEYS = [
     "type", "multiselect", "multiline", "help", "choices", "options", "default", "usual", "placeholder", "ask", "validator", "form",
     "group", "essential", "required", "pattern", "pattern_help", "minimum", "maximum", "allowed", "refused", "unique",
-    "item", "fields", "secrets", "applies_when", "derive", "rules", "instead",
+    "distinct", "item", "fields", "secrets", "applies_when", "derive", "rules", "instead",
 ]  # fmt: skip
 FIELD_KEYS = [
     "form", "required", "pattern", "pattern_help", "minimum", "maximum", "default", "default_from", "in_answer",
@@ -116,7 +116,7 @@ def test_specification_is_well_formed(name: str) -> None:
             assert "pattern_help" in spec, field
         for key in ("default_from", "in_answer"):
             assert spec.get(key, name) in QUESTIONS, field
-    for field in question.get("unique", []):
+    for field in [*question.get("unique", []), *question.get("distinct", [])]:
         assert field in question["item"]
     if "pattern" in question:
         re.compile(question["pattern"])
