@@ -146,22 +146,22 @@ def test_python_and_jinja_see_the_same_violations(template: Template) -> None:
 
 def test_the_person_at_the_terminal_is_asked_again_at_the_last_answer(template: Template) -> None:
     raw = template.with_defaults({**MINIMUM, "storage_mode": "mdm"})
-    said = template.call("checks", "validate", template.catalog, "matching_mode", "none", raw)
+    said = template.call("validate", "validate", template.catalog, "matching_mode", "none", raw)
     assert said.startswith("records are kept per source under a master")
-    assert template.call("checks", "validate", template.catalog, "matching_mode", "weighted", raw) == ""
+    assert template.call("validate", "validate", template.catalog, "matching_mode", "weighted", raw) == ""
     early = template.with_defaults({**MINIMUM, "matching_mode": "none"})
-    assert template.call("checks", "validate", template.catalog, "storage_mode", "mdm", early) == ""
-    assert template.call("checks", "validate", template.catalog, "matching_mode", "none") == ""
+    assert template.call("validate", "validate", template.catalog, "storage_mode", "mdm", early) == ""
+    assert template.call("validate", "validate", template.catalog, "matching_mode", "none") == ""
 
 
 def test_items_are_compared_at_the_terminal_too(template: Template) -> None:
     raw = template.with_defaults(MINIMUM)
     twice = [{"name": "a", "cidr": "10.0.0.0/8"}, {"name": "a", "cidr": "192.168.0.0/16"}]
-    assert "has the same name" in template.call("checks", "validate", template.catalog, "networks", twice, raw)
+    assert "has the same name" in template.call("validate", "validate", template.catalog, "networks", twice, raw)
 
 
 def test_every_default_is_acceptable(template: Template) -> None:
     required = {"project_name", "organization", "jurisdiction", "country_code", "vision_statement"}
     for name, question in template.catalog["questions"].items():
-        said = template.call("checks", "validate", template.catalog, name, question.get("default"))
+        said = template.call("validate", "validate", template.catalog, name, question.get("default"))
         assert bool(said) == (name in required), f"{name}: {said}"
