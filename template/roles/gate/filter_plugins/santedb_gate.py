@@ -127,10 +127,10 @@ def read_records(root: str) -> dict[str, dict[str, Any]]:
     found = {}
     for directory, names, files in os.walk(os.path.join(root, "records")):
         names.sort()
+        below = os.path.relpath(directory, root).replace(os.sep, "/")
         for name in sorted(files):
             if name.endswith((".yml", ".yaml")) and not name.startswith("."):
-                path = os.path.join(directory, name)
-                found[os.path.relpath(path, root).replace(os.sep, "/")] = read_record(path)
+                found[f"{below}/{name}"] = read_record(os.path.join(directory, name))
     return found
 
 
