@@ -12,12 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools.compile_catalog import questions, text_forms
+
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "santescaffold" / "schemas" / "answers.schema.json"
-
-sys.path.insert(0, str(ROOT))
-
-from tools.compile_catalog import questions, text_forms  # noqa: E402
 
 Schema = dict[str, Any]
 Forms = dict[str, dict[str, str]]
@@ -132,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.check:
         if current != text:
             print(
-                "santescaffold/schemas/answers.schema.json is stale; run: python tools/generate_schema.py",
+                "santescaffold/schemas/answers.schema.json is stale; run: make reference",
                 file=sys.stderr,
             )
             return 1

@@ -37,6 +37,7 @@ WantedBy=multi-user.target
 @pytest.fixture(scope="module")
 def machine(lab: Lab) -> Iterator[Machine]:
     """A machine `db` with a blank disk and one that somebody uses."""
+    # The emulator is large and this module alone needs it; where the lab is required, Machine fails without it.
     if not shutil.which(EMULATOR) and not settings.required():
         pytest.skip(f"lab: {EMULATOR} is not installed; as root: apt-get install {PACKAGE}")
     machine = Machine("db", ADDRESSES["db"], {"blank": 256, "used": 64})

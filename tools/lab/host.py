@@ -84,15 +84,25 @@ class Reachable:
         subprocess.TimeoutExpired. An unreachable host is exit code 255.
         """
         control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.folder / 'ssh'}", "-o", "ControlPersist=30"]
+        way = ["ssh", "-q", *ssh_options(), *(control if user == "root" else []), f"{user}@{self.ip}"]
+        return self._run([*way, command], check, input, timeout)
+
+    def _run(
+        self, arguments: Sequence[str], check: bool, input: str | None, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program whose last argument is the shell text for the host."""
         done = subprocess.run(
-            ["ssh", "-q", *ssh_options(), *(control if user == "root" else []), f"{user}@{self.ip}", command],
-            capture_output=True,
-            text=True,
-            input=input if input is not None else "",
-            timeout=timeout,
-            check=False,
+            arguments, capture_output=True, text=True, input=input or "", timeout=timeout, check=False
         )
-        return self._checked(done, command, check)
+        return self._checked(done, arguments[-1], check)
+
+    def _leave(self) -> None:
+        """End the kept ssh connection: it must not outlive the power."""
+        socket_path = self.folder / "ssh"
+        if socket_path.exists():
+            leave = ["ssh", "-q", "-o", f"ControlPath={socket_path}", "-O", "exit", "host"]
+            subprocess.run(leave, capture_output=True, check=False)
+            socket_path.unlink(missing_ok=True)
 
     def _checked(
         self, done: subprocess.CompletedProcess[str], command: str, check: bool
@@ -271,11 +281,7 @@ class Host(Reachable):
 
     def _clear(self) -> None:
         """Forget the network namespace and the control groups: firewall rules must not outlive the power."""
-        socket_path = self.folder / "ssh"
-        if socket_path.exists():
-            leave = ["ssh", "-q", "-o", f"ControlPath={socket_path}", "-O", "exit", "host"]
-            subprocess.run(leave, capture_output=True, check=False)
-            socket_path.unlink(missing_ok=True)
+        self._leave()
         _ip("netns", "del", self.name, check=False)
         _ip("link", "del", f"v-{self.name}", check=False)
         cgroups.remove(f"{cgroup_name()}/{self.name}")
@@ -336,15 +342,8 @@ class Host(Reachable):
         Errors are those of `ssh`. Start no daemons this way: they would run outside the host's control group.
         """
         environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-        done = subprocess.run(
-            ["nsenter", "--target", str(self.init_pid), "--all", "env", "-i", *environment, "sh", "-c", command],
-            capture_output=True,
-            text=True,
-            input=input if input is not None else "",
-            timeout=timeout,
-            check=False,
-        )
-        return self._checked(done, command, check)
+        way = ["nsenter", "--target", str(self.init_pid), "--all", "env", "-i", *environment, "sh", "-c"]
+        return self._run([*way, command], check, input, timeout)
 
     def put(self, local: Path, remote: str) -> None:
         """Copy a file or directory onto the host's disk (whether it is up or down); ownership becomes root's."""

@@ -118,8 +118,7 @@ class Machine(Reachable):
             self._process.kill()
             self._process.wait(30)
         self._process = None
-        leave = ["ssh", "-q", "-o", f"ControlPath={self.folder / 'ssh'}", "-O", "exit", "host"]
-        subprocess.run(leave, capture_output=True, check=False)
+        self._leave()
         subprocess.run(["ip", "link", "del", f"v-{self.name}"], capture_output=True, check=False)
 
     def discard(self) -> None:
