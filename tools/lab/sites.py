@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -101,6 +102,22 @@ class Rested:
         with (folder / "rested.pickle").open("rb") as file:
             found: Rested = pickle.load(file)
         return found
+
+
+def strategy() -> dict[str, str]:
+    """Return the environment that lets Ansible run its modules through Mitogen: a third of the time on two processors.
+
+    Tasks, modules and order are the same; only the interpreter on a host lasts from one task to the next. With
+    LAB_STRATEGY=linear nothing is set, and Ansible runs as it does for operators.
+    """
+    if os.environ.get("LAB_STRATEGY") == "linear":
+        return {}
+    found = importlib.util.find_spec("ansible_mitogen")
+    assert found and found.origin, "Mitogen is missing: make setup"
+    return {
+        "ANSIBLE_STRATEGY": "mitogen_linear",
+        "ANSIBLE_STRATEGY_PLUGINS": str(Path(found.origin).parent / "plugins/strategy"),
+    }
 
 
 class Site:
@@ -286,7 +303,7 @@ class Site:
 
     @property
     def _surroundings(self) -> dict[str, Any]:
-        env = {"HOME": str(self.folder), "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
+        env = {"HOME": str(self.folder), "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks", **strategy()}
         return {"cwd": self.repository, "env": env}
 
     def play(self, name: str, *arguments: str, label: str | None = None) -> Done:
@@ -296,7 +313,7 @@ class Site:
         begun = time.monotonic()
         done = self.lab.ansible(
             "-i", f"inventories/{self.environment}", "--vault-id", identity, *arguments, *playbooks,
-            cwd=self.repository, env={"HOME": str(self.folder)},
+            cwd=self.repository, env={"HOME": str(self.folder), **strategy()},
         )  # fmt: skip
         return self._done(done, begun, label or name)
 
