@@ -108,12 +108,13 @@ def strategy() -> dict[str, str]:
     """Return the environment that lets Ansible run its modules through Mitogen: a third of the time on two processors.
 
     Tasks, modules and order are the same; only the interpreter on a host lasts from one task to the next. With
-    LAB_STRATEGY=linear nothing is set, and Ansible runs as it does for operators.
+    LAB_STRATEGY=linear nothing is set, and Ansible runs as it does for operators. Raises RuntimeError without Mitogen.
     """
     if os.environ.get("LAB_STRATEGY") == "linear":
         return {}
     found = importlib.util.find_spec("ansible_mitogen")
-    assert found and found.origin, "Mitogen is missing: make setup"
+    if not found or not found.origin:
+        raise RuntimeError("Mitogen is missing from this Python's packages: make setup")
     return {
         "ANSIBLE_STRATEGY": "mitogen_linear",
         "ANSIBLE_STRATEGY_PLUGINS": str(Path(found.origin).parent / "plugins/strategy"),
