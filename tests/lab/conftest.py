@@ -12,6 +12,8 @@ from tools.lab.bare import ADDRESSES, Repository
 from tools.lab.partner import Partner
 from tools.lab.sites import Rested, Site
 
+pytest.register_assert_rewrite("tests.lab.cluster")
+
 
 def reasons() -> list[str]:
     """Return why lab tests cannot run in this process, one sentence each; empty when they can."""

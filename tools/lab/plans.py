@@ -24,9 +24,9 @@ SPLIT = {
 }
 CLUSTERED = {
     "edge": (61, ["proxy", "portal"]),
-    "app1": (62, ["icdr"]),
+    "app": (62, ["icdr"]),
     "app2": (63, ["icdr"]),
-    "db1": (64, ["database"]),
+    "db": (64, ["database"]),
     "db2": (65, ["database"]),
     "ops": (66, ["cache", "queue", "audit", "backup", "monitoring"]),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -61,7 +62,7 @@ def alert(site: Site, name: str, host: str) -> bool:
     return any(one["labels"]["alertname"] == name and one["labels"].get("host") == host for one in found)
 
 
-def connect(site: Site, host: str, parameters: str, statement: str = "SELECT 1", servers: str = "db1,db2") -> str:
+def connect(site: Site, host: str, parameters: str, statement: str = "SELECT 1", servers: str = "db,db2") -> str:
     """Log in to the records' database from a host as the application does; return the answer, or why there is none."""
     site.host(host).ssh("python3 -c 'import psycopg2' 2>/dev/null || apt-get install -qy python3-psycopg2 >/dev/null")
     names = ",".join(f"{name}.lab.example.org" for name in servers.split(","))
@@ -76,3 +77,17 @@ def connect(site: Site, host: str, parameters: str, statement: str = "SELECT 1",
 def started(site: Site, host: str) -> str:
     """Return when the application server on a host was started."""
     return site.host(host).ssh("docker inspect --format '{{.State.StartedAt}}' santedb-icdr").stdout.strip()
+
+
+def fingerprints(site: Site) -> dict[str, str]:
+    """Return the digest of every certificate of the environment, on its hosts and in the repository, by place and path."""
+    kept = (
+        *site.repository.glob(f"certificates/{site.environment}/*.crt"),
+        *site.repository.glob(f".ca/{site.environment}/*.crt"),
+    )
+    found = {str(path.relative_to(site.repository)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    for host in site.groups:
+        for line in site.host(host).ssh("sha256sum /etc/santedb/tls/*.crt").stdout.splitlines():
+            digest, path = line.split()
+            found[f"{host}:{path}"] = digest
+    return found
