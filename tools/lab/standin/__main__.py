@@ -13,10 +13,10 @@ def run(arguments: list[str]) -> int:
         from .sdbac import main as console
 
         return console(rest)
-    if program.endswith("santedb-www.exe"):
-        from .www import main as portal
+    if program.endswith(("santedb-www.exe", "santedb-dcg.exe")):
+        from .www import main as gateway
 
-        return portal(rest)
+        return gateway(program, rest)
     if not program.endswith("SanteDB.Docker.Server.exe"):
         print(f"Cannot open assembly '{program}': No such file or directory.")
         return 2
