@@ -24,7 +24,7 @@ class Clinic:
     def __init__(self, lab: Lab, site: Site) -> None:
         """Boot the machine, render the plan, give the gateway an address, as its runbook says."""
         self.site = site
-        lab.host(GATEWAY, 50, docker=True)
+        lab.host("clinic", 50, docker=True)
         lab.start()
         site.render(
             offline=True,
@@ -40,7 +40,7 @@ class Clinic:
     @property
     def host(self) -> Host:
         """The clinic's machine."""
-        return self.site.host(GATEWAY)
+        return self.site.host("clinic")
 
     def known(self, **values: Any) -> None:
         """Write what only people know about the gateway."""
