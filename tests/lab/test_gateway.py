@@ -126,11 +126,13 @@ def test_another_version_keeps_a_copy_of_its_state(clinic: Clinic, installed: di
 
 
 def test_taken_off_it_leaves_its_data_and_nothing_else(clinic: Clinic, installed: dict[str, Done]) -> None:
-    clinic.fine("gateway, taken off", "-e", "gateway_enabled=false")
+    clinic.known(gateway_enabled=False)
+    clinic.fine("gateway, taken off")
     assert clinic.page == ""
     assert clinic.host.ssh("docker ps -aq 2>/dev/null", check=False).stdout == ""
     left = "ls -d /etc/santedb/gateway /etc/santedb/roles/gateway /etc/systemd/system/*gateway* 2>/dev/null"
     assert clinic.host.ssh(left, check=False).stdout == ""
     clinic.host.ssh(f"test -e {DATA}/unsent")
-    clinic.fine("gateway, taken off with its data", "-e", "gateway_enabled=false", "-e", "gateway_remove_data=true")
+    clinic.known(gateway_remove_data=True)
+    clinic.fine("gateway, its data removed")
     assert clinic.host.ssh("ls /var/lib/santedb", check=False).stdout == ""
