@@ -181,7 +181,8 @@ class Host(Reachable):
 
     def _mount(self) -> None:
         lowers = ":".join(str(path) for path in (*self._lowers, base_image(self.suite)))
-        options = f"lowerdir={lowers},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'}"
+        # directories that a snapshot has can be renamed, as on any disk
+        options = f"lowerdir={lowers},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'},redirect_dir=on"
         subprocess.run(["mount", "-t", "overlay", f"lab-{self.name}", "-o", options, str(self.root)], check=True)
 
     def _furnish(self) -> None:
