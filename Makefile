@@ -48,8 +48,8 @@ lint: $(STAMP) ## ruff, generated files fresh
 typecheck: $(STAMP) ## mypy --strict
 	$(BIN)/mypy
 
-lab: $(STAMP) ## real hosts on this machine: the lab and the stand-in, then a split plan from bare hosts on (needs root; says why where it cannot)
-	@tools/run-lab $(BIN) tests/lab/test_harness.py tests/lab/test_split.py
+lab: $(STAMP) ## real hosts on this machine: the lab and the stand-in, a split plan from bare hosts on, then its growth into a cluster (needs root; says why where it cannot)
+	@tools/run-lab $(BIN) tests/lab/test_harness.py tests/lab/test_split.py tests/lab/test_scale_out.py
 
 lab-deploy: $(STAMP) ## deployment scenarios on real hosts, an hour or more; not all of them pass yet (CONTRIBUTING.md)
 	@$(BIN)/python -m tools.lab build wheels
@@ -64,6 +64,7 @@ golden: $(STAMP) catalog ## write the golden trees of the named plans; review th
 reference: $(STAMP) catalog ## write the reference pages, the schemas and the role pages from the data
 	$(BIN)/python -m tools.generate_schema
 	$(BIN)/python -m tools.generate_reference
+	$(BIN)/python -m tools.generate_role_docs
 
 site: $(STAMP) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict
