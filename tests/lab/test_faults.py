@@ -148,15 +148,6 @@ def test_a_certificate_near_its_end_is_noticed_and_renewed_while_callers_are_ser
 # -- upgrades -------------------------------------------------------------------------------------------------------
 
 
-def offer(site: Site, tag: str, *, broken: bool = False) -> None:
-    """Plan another version, and put its image where a registry would have it."""
-    images.load(site.host("app"), images.standin_archive(tag, image="mpi", fail_migration=broken))
-    site.render(image_versions={**(site.answers.get("image_versions") or {}), "mpi": tag})
-    # the approval was of other versions
-    plans.sign(site, "sign", "DEP-24", "network_administrator", "--environment", site.environment, "--evidence", tag)
-    site.commit(f"Version {tag}")
-
-
 def running(site: Site) -> str:
     """Return the image that the application server runs."""
     return site.host("app").ssh("docker inspect --format '{{.Config.Image}}' santedb-icdr").stdout.strip()
@@ -174,7 +165,7 @@ def test_an_upgrade_that_fails_is_taken_back_and_a_good_one_leaves_its_record(si
     sql(site, "CREATE TABLE faults AS SELECT n, md5(n::text) AS word FROM generate_series(1, 5000) n")
     before, saved, data, records = running(site), last_backup(site), contents(site), set(releases.iterdir())
 
-    offer(site, "3.0.2105-alpha", broken=True)
+    plans.offer_release(site, "app", "3.0.2105-alpha", broken=True)
     failed = site.make("upgrade", label="upgrade, failing")
     assert failed.code != 0
     assert "The upgrade failed and was taken back; on app:" in failed.line, failed.text[-6000:]
@@ -186,7 +177,7 @@ def test_an_upgrade_that_fails_is_taken_back_and_a_good_one_leaves_its_record(si
     assert set(releases.iterdir()) == records, "a release is on record that does not run"
     assert sql(site, "SELECT count(*) FROM pg_database WHERE datname = 'santedb_failed'") == "1"
 
-    offer(site, "3.0.2110-alpha")
+    plans.offer_release(site, "app", "3.0.2110-alpha")
     done = site.make("upgrade", label="upgrade")
     assert done.code == 0, done.text[-6000:]
     assert running(site) == "santesuite/santedb-mpi:3.0.2110-alpha"

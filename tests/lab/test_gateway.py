@@ -70,7 +70,6 @@ class Clinic:
 def clinic(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     """A bare machine of a clinic."""
     folder = tmp_path_factory.mktemp("gateway") / "site"
-    folder.mkdir()
     site = Site(lab, folder, "production", plans.SPLIT, plans.demoland("production"))
     return Clinic(lab, site.prepared())
 

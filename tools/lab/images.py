@@ -189,14 +189,14 @@ def _pack(archive: Path, rootfs: Path, layer: bytes, config: dict[str, Any], nam
     part.rename(archive)
 
 
-def load(host: Host, archive: Path) -> str:
-    """Load an archive into the host's Docker engine (which must run); return what Docker says. Raises HostError."""
+def load(host: Host, archive: Path, engine: str = "docker") -> str:
+    """Load an archive into the host's Docker (which must run) or Podman; return what it says. Raises HostError."""
     environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    command = ["nsenter", "--target", str(host.init_pid), "--all", "env", "-i", *environment, "docker", "load"]
+    command = ["nsenter", "--target", str(host.init_pid), "--all", "env", "-i", *environment, engine, "load"]
     with archive.open("rb") as source:
         done = subprocess.run(command, stdin=source, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise HostError(f"{host.name}: docker load: {done.stderr}")
+        raise HostError(f"{host.name}: {engine} load: {done.stderr}")
     return done.stdout.strip()
 
 
@@ -211,6 +211,13 @@ def install_docker(host: Host, *, compose: bool = True) -> None:
     host.wait_until("docker info", 60)
     if compose:
         host.put(compose_plugin(), "/usr/local/lib/docker/cli-plugins/docker-compose")
+
+
+def install_podman(host: Host) -> None:
+    """Install Debian's Podman on a host made with docker=True and a disk at /var/lib/containers. Raises HostError."""
+    quiet = "DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends"
+    host.ssh(f"apt-get update -q && {quiet} podman ca-certificates")
+    host.wait_until("podman info", 60)
 
 
 def wheels() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tools.lab import Lab
+from tools.lab import Lab, images
 from tools.lab.namespaces import PROJECT
 from tools.lab.partner import Partner
 from tools.lab.settings import lab_dir
@@ -30,6 +30,7 @@ CLUSTERED = {
     "db2": (65, ["database"]),
     "ops": (66, ["cache", "queue", "audit", "backup", "monitoring"]),
 }
+SINGLE = {"one": (71, ["proxy", "portal", "icdr", "cache", "database", "audit", "backup", "monitoring"])}
 DEPLOYER = "Samuel Adeyemi"
 
 
@@ -153,6 +154,15 @@ def open_the_gate(site: Site, *more: str) -> None:
     site.make("gate")
 
 
+def offer_release(site: Site, host: str, tag: str, *, broken: bool = False, engine: str = "docker") -> None:
+    """Plan another version of SanteDB, approve it, and put its image where a registry would have it."""
+    images.load(site.host(host), images.standin_archive(tag, image="mpi", fail_migration=broken), engine)
+    site.render(image_versions={**(site.answers.get("image_versions") or {}), "mpi": tag})
+    # the approval was of other versions
+    sign(site, "sign", "DEP-24", "network_administrator", "--environment", site.environment, "--evidence", tag)
+    site.commit(f"Version {tag}")
+
+
 def split(lab: Lab, folder: Path) -> Rested:
     """Deploy the split plan from bare hosts, in check mode first, then interrupted half-way, then to the end."""
     site = Site(lab, folder, "staging", SPLIT, demoland("staging")).build({"ops": [VAULT]})
@@ -162,6 +172,21 @@ def split(lab: Lab, folder: Path) -> Rested:
     site.make("deploy", "--check", label="deploy --check, bare hosts")
     site.bring_images()
     site.interrupt("deploy", at="TASK [database : Make the extensions", label="deploy, interrupted")
+    site.deploy()
+    return site.rest()
+
+
+def single(lab: Lab, folder: Path) -> Rested:
+    """Deploy everything on one bare host, with Podman."""
+    answers = demoland("staging", topology="single_host", database_placement="same_server", environments=["staging"])
+    for question in ("hosts", "domain_names"):
+        answers[question] = [one for one in answers[question] if one["environment"] == "staging"]
+    site = Site(lab, folder, "staging", SINGLE, answers).build({"one": [VAULT, "/var/lib/containers"]})
+    prepare(site)
+    site.local("all", icdr_container_engine="podman", portal_container_engine="podman")
+    open_the_gate(site)
+    site.make("deploy", "--check", label="deploy --check, bare host")
+    site.bring_images("podman")
     site.deploy()
     return site.rest()
 
@@ -205,4 +230,4 @@ def at_rest(name: str, keep: str | None, lab: Lab, folder: Path) -> Rested:
     return rested
 
 
-DEPLOYMENTS = {"split": split, "clustered": clustered}
+DEPLOYMENTS = {"split": split, "clustered": clustered, "single": single}

@@ -154,7 +154,7 @@ class Site:
 
     def prepared(self) -> Site:
         """Lay down what an administrator brings, the vault's password and a name for git; return the site itself."""
-        (self.folder / ".santedb").mkdir()
+        (self.folder / ".santedb").mkdir(parents=True)
         (self.folder / f".santedb/{self.environment}.vault").write_text(PASSWORD, encoding="ascii")
         (self.folder / ".gitconfig").write_text("[user]\n\tname = Amina Okello\n\temail = amina@example.org\n")
         return self
@@ -335,10 +335,13 @@ class Site:
         assert done.code == 0, done.text[-8000:]
         return done
 
-    def bring_images(self) -> None:
+    def bring_images(self, engine: str = "docker") -> None:
         """Put SanteDB's stand-ins where a registry would have them: on the hosts, with the engine the role installs."""
         for group, image in (("icdr", "mpi"), ("portal", "www")):
             for name, (_, groups) in self.groups.items():
                 if group in groups:
-                    images.install_docker(self.host(name), compose=False)
-                    images.load(self.host(name), images.standin_archive(image=image))
+                    if engine == "podman":
+                        images.install_podman(self.host(name))
+                    else:
+                        images.install_docker(self.host(name), compose=False)
+                    images.load(self.host(name), images.standin_archive(image=image), engine)
