@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tools.lab import images, plans
+from tools.lab import plans
 from tools.lab.partner import Partner
 from tools.lab.shown import callers
 from tools.lab.sites import Site
