@@ -183,7 +183,8 @@ def single(lab: Lab, folder: Path) -> Rested:
         answers[question] = [one for one in answers[question] if one["environment"] == "staging"]
     site = Site(lab, folder, "staging", SINGLE, answers).build({"one": [VAULT, "/var/lib/containers"]})
     prepare(site)
-    site.local("all", icdr_container_engine="podman", portal_container_engine="podman")
+    site.local("icdr", icdr_container_engine="podman")
+    site.local("portal", portal_container_engine="podman")
     open_the_gate(site)
     site.make("deploy", "--check", label="deploy --check, bare host")
     site.bring_images("podman")
