@@ -105,7 +105,7 @@ def main() -> None:
         else f"no answer 204 from {given['url']} in {given['seconds']} seconds (last: {status or 'nobody listens'})"
     )
     module.fail_json(
-        msg=f"SanteDB did not start; on {given['where']}; {why}; nobody is served, although the container seems to run; "
+        msg=f"SanteDB did not start; on {given['where']}; {why}; nobody is served, although it seems to run; "
         f"read `{' '.join(given['log'])}`, correct it and deploy again.",
         faults=found,
     )
