@@ -55,7 +55,13 @@ def test_hl7_offers_nothing_old_or_weak(site: Site) -> None:
         if one["purpose"] == "hl7" and one["environment"] == site.environment
     )
     port = site.group("proxy")["proxy_hl7_stream"]["port"]
-    assert offered(graded(site.host("app"), "10.77.0.41", f"{name}:{port}")) == set()
+    # whoever is no partner gets no handshake; the grader is let in for as long as it grades
+    admitted = site.play("proxy", "-e", json.dumps({"proxy_trusted_networks": ["10.77.0.0/24"]}), label="proxy, graded")
+    assert admitted.code == 0, admitted.text[-5000:]
+    try:
+        assert offered(graded(site.host("app"), "10.77.0.41", f"{name}:{port}")) == set()
+    finally:
+        assert site.play("proxy", label="proxy as planned").code == 0
 
 
 def test_postgresql_offers_nothing_old_or_weak(site: Site) -> None:
