@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 import yaml
 
@@ -57,13 +60,16 @@ class Repository:
     def vault(self, environment: str) -> Path:
         return self.path / f"inventories/{environment}/group_vars/all/vault.yml"
 
-    def run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *arguments: str | Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "ANSIBLE_ROLES_PATH": str(self.path / "roles"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOME": str(self.path / ".ansible"),
+            **(env or {}),
         }
         return subprocess.run(
             [BIN / program, *arguments], cwd=self.path, env=environment, capture_output=True, text=True, check=False
@@ -157,6 +163,91 @@ def test_the_same_secret_in_two_environments_is_refused(repository):
     done = repository.play("secrets", "production", "--vault-password-file", "wrong")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not compared, another password" in done.stdout
+
+
+class Sops:
+    """A repository whose secrets are encrypted by sops for age keys, one of which is held here."""
+
+    def __init__(self, repository: Repository, folder: Path) -> None:
+        """Make a key, and name its public half as the recipient in both environments."""
+        self.repository, self.folder = repository, folder
+        shutil.copy(TEMPLATE / "ansible.cfg", repository.path)
+        self.public = self.key("mine")
+        for environment in ("staging", "production"):
+            repository.variables(
+                environment,
+                santedb_required_secrets=REQUIRED,
+                santedb_secrets_backend="sops",
+                secrets_sops_age_recipients=[self.public],
+            )
+
+    def key(self, name: str) -> str:
+        """Make a private key in a file of that name; return its public half."""
+        identity = pyrage.x25519.Identity.generate()
+        (self.folder / name).write_text(f"{identity}\n", encoding="ascii")
+        return str(identity.to_public())
+
+    def file(self, environment: str) -> Path:
+        """Where the secrets of an environment are."""
+        return self.repository.vault(environment).with_name("vault.sops.yml")
+
+    def run(self, program: str, *arguments: str | Path, key: str = "mine") -> subprocess.CompletedProcess[str]:
+        """Run a program with a private key."""
+        return self.repository.run(program, *arguments, env={"SOPS_AGE_KEY_FILE": str(self.folder / key)})
+
+    def play(self, environment: str, key: str = "mine") -> subprocess.CompletedProcess[str]:
+        """Run the playbook of the secrets."""
+        return self.run(
+            "ansible-playbook", "-i", f"inventories/{environment}", "playbooks/secrets.yml", "-vvv", key=key
+        )
+
+
+@pytest.fixture
+def sops(repository, tmp_path):
+    return Sops(repository, tmp_path)
+
+
+def test_sops_encrypts_the_same_secrets_for_age_keys(sops):
+    first = sops.play("staging")
+    assert first.returncode == 0, first.stdout + first.stderr
+    content = sops.file("staging").read_text(encoding="utf-8")
+    assert sops.public in content
+    assert sops.file("staging").stat().st_mode & 0o777 == 0o600
+    values = yaml.safe_load(sops.run("sops", "--decrypt", sops.file("staging")).stdout)
+    assert set(values) == {"vault_cache_password", "vault_hl7_secret"}
+    second = sops.play("staging")
+    assert "changed=0" in second.stdout
+    assert sops.file("staging").read_text(encoding="utf-8") == content
+    for text in (content, first.stdout, first.stderr, second.stdout, second.stderr):
+        for value in values.values():
+            assert value not in text
+    assert not sops.repository.vault("staging").exists()
+    # and every playbook has them, by ansible.cfg alone
+    shown = sops.run("ansible", "-i", "inventories/staging", "one", "-m", "debug", "-a", "var=vault_hl7_secret")
+    assert values["vault_hl7_secret"] in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_sops_with_another_key_changes_nothing(sops):
+    sops.play("staging")
+    before = sops.file("staging").read_bytes()
+    sops.key("theirs")
+    done = sops.play("staging", key="theirs")
+    assert done.returncode != 0
+    assert re.search(r"error with file .*/staging/group_vars/all/vault\.sops\.yml", done.stderr), done.stderr
+    assert "at least one key has to be successful" in done.stderr.replace("\n", " ")
+    assert sops.file("staging").read_bytes() == before
+
+
+def test_sops_refuses_the_same_secret_in_two_environments_and_secrets_in_clear(sops):
+    sops.play("staging")
+    shutil.copy(sops.file("staging"), sops.file("production"))
+    done = sops.play("production")
+    assert done.returncode == 2
+    assert "Two environments have the same secret: vault_cache_password" in done.stdout + done.stderr
+    sops.file("production").write_text("vault_cache_password: in the clear\n", encoding="utf-8")
+    done = sops.play("production")
+    assert done.returncode != 0
+    assert "production/group_vars/all/vault.sops.yml is not encrypted" in done.stderr
 
 
 def test_every_vault_id_encrypts_for_its_own_environment(repository):
