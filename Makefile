@@ -51,7 +51,7 @@ typecheck: $(STAMP) ## mypy --strict
 lab: $(STAMP) ## real hosts on this machine: the lab and the stand-in, a split plan from bare hosts on, then its growth into a cluster (needs root; says why where it cannot)
 	@tools/run-lab $(BIN) tests/lab/test_harness.py tests/lab/test_split.py tests/lab/test_scale_out.py
 
-lab-deploy: $(STAMP) ## deployment scenarios on real hosts, an hour or more; not all of them pass yet (CONTRIBUTING.md)
+lab-deploy: $(STAMP) ## every deployment scenario on real hosts, some three hours (CONTRIBUTING.md)
 	@$(BIN)/python -m tools.lab build wheels
 	@tools/run-lab $(BIN) tests/lab
 

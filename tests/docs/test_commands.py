@@ -100,8 +100,8 @@ def test_the_lab_runs_what_needs_servers(demoland: Path, surroundings: dict[str,
     assert "import_playbook: baseline.yml" in site, "make deploy, which the lab runs, begins with make baseline"
     alone = (ROOT / "tests/unit/test_secrets_and_artefacts.py").read_text(encoding="utf-8")
     assert 'play("artefacts"' in alone, "make artefacts needs no hosts, and its test plays it"
-    # not every file of the lab is part of `make lab`: the front page says that the roles are a preview
-    assert "**The Ansible roles are a preview**" in (ROOT / "README.md").read_text(encoding="utf-8")
+    # a stand-in is no SanteDB: the front page says so
+    assert "**Rehearse on staging with SanteDB's own images**" in (ROOT / "README.md").read_text(encoding="utf-8")
     targets = named_targets()
     assert targets <= {*LAB, *HERE, "baseline", "artefacts"}
     for target in sorted(targets):
