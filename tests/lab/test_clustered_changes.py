@@ -102,6 +102,9 @@ def test_what_is_turned_off_leaves_nothing(site: Site, partner: Partner) -> None
     site.groups |= {"app3": (67, ["cache"]), "db2": (65, ["monitoring"]), "ops": (66, ["audit", "backup"])}
     site.render(database_failover="none", read_replicas=0, dispatcher_queue="file")
     preflight(site, "less")
+    # verify says what such a queue would lose; this ministry has decided to live with it
+    why = ("--reason", "the network is rebuilt", "--expires", "2099-12-31", "--approved-by", "Ruth Banda")
+    plans.sign(site, "waive", "DEP-34", "network_administrator", "--environment", "production", *why)
     sign_the_change(site)
     settle(site, "less")
     # the standby
