@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -15,9 +16,9 @@ PLAN = "single"
 
 
 def running(site: Site, container: str) -> dict[str, str]:
-    """Return image and state of a container, and when it started."""
+    """Return image and state of a container."""
     found = json.loads(site.host("one").inside(f"podman inspect {container}").stdout)[0]
-    return {"image": found["ImageName"], "state": found["State"]["Status"], "started": found["State"]["StartedAt"]}
+    return {"image": found["ImageName"], "state": found["State"]["Status"]}
 
 
 def test_check_mode_on_the_bare_host_does_not_fail(site: Site) -> None:
@@ -30,10 +31,14 @@ def test_it_serves_by_its_public_name_only(site: Site, partner: Partner) -> None
     assert partner.token() == 403
     assert partner.token(certificate=True) == 200
     assert "MSA|AA|7" in partner.hl7()
-    listening = site.host("one").ssh("ss -Hltn | awk '{print $4}'").stdout.split()
-    outside = {one.rpartition(":")[2] for one in listening if not one.startswith(("127.", "[::1]"))}
-    planned = {str(port["port"]) for port in site.facts["santedb_ports"]}
-    assert outside <= planned | {"8080", "2100"}, "the firewall keeps the containers' own ports in"
+    for port in (
+        8080,
+        2100,
+        5432,
+        6379,
+    ):  # what containers publish and what they use; the host's own firewall keeps it in
+        with pytest.raises(OSError, match=r"timed out|refused|unreachable"):
+            socket.create_connection(("10.77.0.71", port), 3)
     assert not site.host("one").ssh("command -v docker", check=False).stdout
 
 
