@@ -48,8 +48,9 @@ lint: $(STAMP) ## ruff, generated files fresh
 typecheck: $(STAMP) ## mypy --strict
 	$(BIN)/mypy
 
-lab: $(STAMP) ## real hosts on this machine: the lab and the stand-in, a split plan from bare hosts on, then its growth into a cluster (needs root; says why where it cannot)
-	@tools/run-lab $(BIN) tests/lab/test_harness.py tests/lab/test_split.py tests/lab/test_scale_out.py
+lab: $(STAMP) ## real hosts on this machine: the lab and the stand-in, a split plan and a cluster from bare hosts on, changes, faults, grades (needs root; says why where it cannot)
+	@tools/run-lab $(BIN) "$(addprefix tests/lab/,test_split.py test_changes.py test_faults.py)" \
+	  "$(addprefix tests/lab/,test_harness.py test_cluster.py test_grades.py)"
 
 lab-deploy: $(STAMP) ## every deployment scenario on real hosts, some three hours (CONTRIBUTING.md)
 	@$(BIN)/python -m tools.lab build wheels

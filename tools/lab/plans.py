@@ -176,6 +176,17 @@ def split(lab: Lab, folder: Path) -> Rested:
     return site.rest()
 
 
+def cluster(lab: Lab, folder: Path) -> Rested:
+    """Deploy staging on a cluster of bare hosts, at once and in one piece."""
+    answers = demoland("staging", topology="clustered", database_failover="streaming_replication", read_replicas=1)
+    site = Site(lab, folder, "staging", CLUSTERED, answers).build({"ops": [VAULT]})
+    prepare(site)
+    open_the_gate(site)
+    site.bring_images()
+    site.deploy()
+    return site.rest()
+
+
 def single(lab: Lab, folder: Path) -> Rested:
     """Deploy everything on one bare host, with Podman."""
     answers = demoland("staging", topology="single_host", database_placement="same_server", environments=["staging"])
@@ -231,4 +242,4 @@ def at_rest(name: str, keep: str | None, lab: Lab, folder: Path) -> Rested:
     return rested
 
 
-DEPLOYMENTS = {"split": split, "clustered": clustered, "single": single}
+DEPLOYMENTS = {"split": split, "cluster": cluster, "clustered": clustered, "single": single}

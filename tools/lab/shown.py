@@ -91,3 +91,15 @@ def fingerprints(site: Site) -> dict[str, str]:
             digest, path = line.split()
             found[f"{host}:{path}"] = digest
     return found
+
+
+def standby_left(site: Site) -> list[str]:
+    """Return what still speaks of the standby db2, now in no group of databases: on it, and on its primary db."""
+    hba = site.host("db").ssh("cat /etc/postgresql/*/main/pg_hba.conf").stdout.splitlines()
+    there = "ls -d /var/lib/postgresql /etc/postgresql /etc/santedb/tls/database* 2>/dev/null; dpkg -l 'postgresql-1*' | grep ^ii"
+    return [
+        *sql(site, "db", "SELECT slot_name FROM pg_replication_slots").split(),
+        *sql(site, "db", "SELECT rolname FROM pg_roles WHERE rolreplication AND NOT rolsuper").split(),
+        *(line for line in hba if line.split()[:2] == ["hostssl", "replication"] or site.host("db2").ip in line),
+        *site.host("db2").ssh(there, check=False).stdout.splitlines(),
+    ]
