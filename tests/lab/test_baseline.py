@@ -40,6 +40,17 @@ def test_hosts_are_well_after_the_baseline(baseline: tuple[str, str], hosts: dic
         assert "m:30d" in hosts[name].read("/etc/tmpfiles.d/host-baseline.conf")
 
 
+def test_a_second_firewall_is_named(
+    baseline: tuple[str, str], repository: Repository, hosts: dict[str, Host]
+) -> None:
+    app = hosts["app"]
+    app.ssh("systemd-run --unit=firewalld sleep 600")
+    try:
+        assert "firewalld filters too; on app" in repository.refused("baseline")
+    finally:
+        app.ssh("systemctl stop firewalld")
+
+
 def listen(host: Host, *ports: int) -> None:
     text = "import socket,time\nkept=[]\n" + "".join(
         f"s=socket.create_server(('0.0.0.0',{port})); kept.append(s)\n" for port in ports

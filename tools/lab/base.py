@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.lab.settings import PROXY_URL, inside, lab_dir
 
 SUITES = {"debian-12": "bookworm", "debian-13": "trixie"}
-DEFAULT_SUITE = "bookworm"
+DEFAULT_SUITE = os.environ.get("LAB_SUITE", "debian-12")
 
 PACKAGES = (
     "ca-certificates",
@@ -68,6 +68,8 @@ mkdir -p "$1/etc/systemd/system/chrony.service.d" "$1/etc/systemd/system/sysinit
 cp "$LAB_RECIPE/chrony.conf" "$1/etc/systemd/system/chrony.service.d/lab.conf"
 cp "$LAB_RECIPE/lab-cgroup-rw.service" "$1/etc/systemd/system/"
 ln -s ../lab-cgroup-rw.service "$1/etc/systemd/system/sysinit.target.wants/"
+# A login starts no service manager of its own: each would take three of the inotify instances that all hosts share.
+ln -s /dev/null "$1/etc/systemd/system/user@.service"
 """
 
 
