@@ -12,7 +12,7 @@ from tools.lab.bare import ADDRESSES, Repository
 from tools.lab.partner import Partner
 from tools.lab.sites import Rested, Site
 
-pytest.register_assert_rewrite("tests.lab.cluster")
+pytest.register_assert_rewrite("tests.lab.cluster", "tests.lab.turned_off")
 
 
 def reasons() -> list[str]:

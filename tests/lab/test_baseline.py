@@ -40,9 +40,7 @@ def test_hosts_are_well_after_the_baseline(baseline: tuple[str, str], hosts: dic
         assert "m:30d" in hosts[name].read("/etc/tmpfiles.d/host-baseline.conf")
 
 
-def test_a_second_firewall_is_named(
-    baseline: tuple[str, str], repository: Repository, hosts: dict[str, Host]
-) -> None:
+def test_a_second_firewall_is_named(baseline: tuple[str, str], repository: Repository, hosts: dict[str, Host]) -> None:
     app = hosts["app"]
     app.ssh("systemd-run --unit=firewalld sleep 600")
     try:
