@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -18,7 +17,7 @@ help: ## list all targets
 setup: $(STAMP) ## create the virtual environment with everything the targets need
 
 $(STAMP): pyproject.toml tools/setup-python
-	@PYTHON=$(PYTHON) tools/setup-python $(VENV)
+	@PYTHON="$(PYTHON)" tools/setup-python $(VENV)
 	@touch $@
 
 demo: $(STAMP) ## render the plan of Demoland into a committed repository, check it and show its status
