@@ -12,7 +12,7 @@ from tools.lab.bare import ADDRESSES, Repository
 from tools.lab.partner import Partner
 from tools.lab.sites import Rested, Site
 
-pytest.register_assert_rewrite("tests.lab.cluster", "tests.lab.turned_off")
+pytest.register_assert_rewrite(*(f"tests.lab.{name}" for name in ("cluster", "graded", "turned_off")))
 
 
 def reasons() -> list[str]:
