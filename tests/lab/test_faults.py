@@ -142,7 +142,6 @@ def test_a_certificate_near_its_end_is_noticed_and_renewed_while_callers_are_ser
     certificate = x509.load_pem_x509_certificate(partner.presented().encode())
     assert (certificate.not_valid_after_utc - datetime.now(UTC)).days > 30
     site.wait_for(lambda: not alerts(site, "edge", "CertificateExpires"), 60)
-    assert site.make("verify", *check, label="verify, certificate renewed").code == 0
 
 
 # -- upgrades -------------------------------------------------------------------------------------------------------
@@ -203,9 +202,11 @@ def drill(site: Site, label: str) -> tuple[int, str, dict[str, Any]]:
 
 
 def test_a_destroyed_database_comes_back_as_the_runbook_says(site: Site, partner: Partner) -> None:
-    db, app = site.host("db"), site.host("app")
-    backup = site.make("backup", label="backup before the loss")
-    assert backup.code == 0, backup.text[-5000:]
+    db, app = (
+        site.host("db"),
+        site.host("app"),
+    )  # whose base was saved when they were deployed; the log holds what came since
+    sql(site, "CREATE TABLE since AS SELECT now() AS it_was_saved")
     runbook = (site.repository / "docs/runbooks/backup-and-restore.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", runbook, re.MULTILINE | re.DOTALL)
     (commands,) = (block for block in blocks if "pgbackrest" in block)
