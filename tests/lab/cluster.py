@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.parse
 
 from tools.lab.partner import Partner
 from tools.lab.shown import TLS, alert, callers, connect, sql, started, upstreams
@@ -17,6 +18,15 @@ def applications(site: Site) -> dict[str, str]:
 
 class Cluster:
     """The tests; a module that has a `site` and a `partner` collects them in a class of its own."""
+
+    def test_a_token_needs_a_certificate_and_no_header_stands_in_for_it(self, partner: Partner) -> None:
+        assert partner.token() == 403
+        assert partner.token(forged=urllib.parse.quote(partner.certificate.read_text(encoding="ascii"))) == 403
+        assert partner.token(certificate=True) == 200
+
+    def test_hl7_over_tls_reaches_the_application(self, partner: Partner) -> None:
+        assert "MSA|AA|7" in partner.hl7()
+        assert "MSA" not in partner.hl7(certificate=False)
 
     def test_https_reaches_both_application_servers(self, site: Site, partner: Partner) -> None:
         assert upstreams(site, partner) == set(applications(site).values())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.parse
-
 import pytest
 
 from tests.lab.cluster import Cluster, applications
@@ -22,17 +20,6 @@ def test_a_second_run_changes_nothing_on_any_host(site: Site) -> None:
     assert set(site.groups) <= set(site.runs["deploy"].recap.changed)
     done = site.deploy(label="deploy again")
     assert set(done.recap.changed) <= {"localhost"}, done.changes()  # where each deployment leaves its record
-
-
-def test_a_token_needs_a_certificate_and_no_header_stands_in_for_it(partner: Partner) -> None:
-    assert partner.token() == 403
-    assert partner.token(forged=urllib.parse.quote(partner.certificate.read_text(encoding="ascii"))) == 403
-    assert partner.token(certificate=True) == 200
-
-
-def test_hl7_over_tls_reaches_the_application(partner: Partner) -> None:
-    assert "MSA|AA|7" in partner.hl7()
-    assert "MSA" not in partner.hl7(certificate=False)
 
 
 class TestTheCluster(Cluster):

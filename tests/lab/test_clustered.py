@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.lab.cluster import Cluster
-from tools.lab.partner import Partner
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(5400)]
@@ -76,17 +74,6 @@ def test_approved_the_proxy_opens_and_the_release_is_on_record(site: Site) -> No
 def test_a_second_run_changes_nothing_on_any_host(site: Site) -> None:
     done = site.deploy(label="deploy again")
     assert set(done.recap.changed) <= {"localhost"}, done.changes()  # where each deployment leaves its record
-
-
-def test_a_token_needs_a_certificate_and_no_header_stands_in_for_it(partner: Partner) -> None:
-    assert partner.token() == 403
-    assert partner.token(forged=urllib.parse.quote(partner.certificate.read_text(encoding="ascii"))) == 403
-    assert partner.token(certificate=True) == 200
-
-
-def test_hl7_over_tls_reaches_the_application(partner: Partner) -> None:
-    assert "MSA|AA|7" in partner.hl7()
-    assert "MSA" not in partner.hl7(certificate=False)
 
 
 class TestTheCluster(Cluster):

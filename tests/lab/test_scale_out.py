@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.lab.cluster import Cluster, applications
+from tests.lab.cluster import Cluster
 from tools.lab import images, plans
-from tools.lab.partner import Partner
-from tools.lab.shown import fingerprints, upstreams
+from tools.lab.shown import fingerprints
 from tools.lab.sites import Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -61,14 +60,6 @@ def test_verify_proves_it(cluster: Site) -> None:
     report = yaml.safe_load(evidence.read_text(encoding="utf-8"))
     assert report["failed"] == []
     assert {"DEP-50", "DEP-51", "DEP-53", "DEP-68", "DEP-99"} <= set(report["done"])
-
-
-def test_a_token_needs_a_certificate_and_hl7_arrives(cluster: Site, partner: Partner) -> None:
-    assert upstreams(cluster, partner) == set(applications(cluster).values())
-    assert partner.token() == 403
-    assert partner.token(certificate=True) == 200
-    assert "MSA|AA|7" in partner.hl7()
-    assert "MSA" not in partner.hl7(certificate=False)
 
 
 @pytest.mark.usefixtures("cluster")
